@@ -1,0 +1,1 @@
+"""Milepost: checkpoints for PyTorch. (The door; filled in last.)"""

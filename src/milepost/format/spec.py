@@ -1,0 +1,109 @@
+"""What a checkpoint file holds, as values: the words the format room shares with its callers. No bytes are read here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from milepost.format.dtypes import DTYPES
+
+KINDS = ("parameter", "buffer", "optimizer", "random", "appended", "unknown")
+"""What an entry is to the training: a network's parameter or buffer, optimizer state, random state, a value the
+user appended, or (in files that record no kind) unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArraySpec:
+    """A named array without its bytes.
+
+    Args:
+        name: The entry's name, e.g. ``layer1.0.conv1.weight``.
+        dtype: A canonical name of `milepost.format.dtypes.DTYPES`, e.g. ``float32``; ``str`` for a text.
+        shape: The dimensions; ``()`` is a scalar.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the content in C order, little-endian (not defined for texts, whose length is their own)."""
+        return math.prod(self.shape) * DTYPES[self.dtype].itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """A run of content bytes in the file: `offset` and `length` in bytes."""
+
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An array's place in a file; its content is the concatenation of its extents.
+
+    Args:
+        spec: Name, dtype and shape.
+        kind: One of `KINDS`.
+        extents: Where the content stands, in order.
+        checksum: XXH3-64 of the content, or None in files that record none.
+    """
+
+    spec: ArraySpec
+    kind: str
+    extents: tuple[Extent, ...]
+    checksum: int | None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the content."""
+        return sum(extent.length for extent in self.extents)
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """Everything about a checkpoint file but the contents.
+
+    Args:
+        entries: Name to entry, in file order.
+        aliases: Name to the name of the entry that holds its content (tied weights are stored once).
+        metadata: The JSON object the writer stored; empty for files without one.
+        nbytes: The file's size in bytes.
+        profile: Version of Milepost's profile of the format, or None for a plain MindSpore file.
+    """
+
+    entries: Mapping[str, Entry]
+    aliases: Mapping[str, str]
+    metadata: Mapping[str, Any]
+    nbytes: int
+    profile: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Array:
+    """An array to be written: `content` is called once, when its turn has come, so that a writer holds one at a time.
+
+    Args:
+        spec: Name, dtype and shape.
+        kind: One of `KINDS`.
+        content: Gives the bytes in C order, little-endian, as a flat memoryview of format ``B``.
+    """
+
+    spec: ArraySpec
+    kind: str
+    content: Callable[[], memoryview]
+
+
+class Source(Protocol):
+    """What a format reads from: a sized thing that answers positioned reads."""
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes."""
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return exactly `length` bytes from `offset`; the caller has checked that they exist."""

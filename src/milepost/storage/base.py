@@ -1,0 +1,81 @@
+"""The seam between Milepost and a place for files: a handful of verbs. What the files hold or are called is not known here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Stat:
+    """A file that exists: its `name` in the folder, size in bytes, and time of modification in Unix seconds."""
+
+    name: str
+    nbytes: int
+    modified: float
+
+
+class StoredFile(Protocol):
+    """A committed file, open for reading; stays what it was even if it is replaced or removed meanwhile."""
+
+    @property
+    def where(self) -> str:
+        """The file's place in words, for messages."""
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes."""
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return exactly `length` bytes from `offset`, or raise `DamagedCheckpointError` if the file is shorter."""
+
+    def readinto(self, offset: int, buffer: memoryview) -> None:
+        """Fill `buffer` from `offset`, or raise `DamagedCheckpointError` if the file is shorter."""
+
+    def close(self) -> None:
+        """Let go of the file."""
+
+    def __enter__(self) -> StoredFile: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class NewFile(Protocol):
+    """A file in the making, invisible under its name until `commit`; leaving the block without one discards it."""
+
+    def write(self, content: memoryview | bytes) -> None:
+        """Append `content`."""
+
+    def commit(self) -> Stat:
+        """Make the file durable and give it its name, replacing what had that name, in one step."""
+
+    def discard(self) -> None:
+        """Drop the file; what had its name is untouched. Harmless after `commit`."""
+
+    def __enter__(self) -> NewFile: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class Storage(Protocol):
+    """A folder of files. Names are plain: a name with a separator, or one that leaves the folder, is refused."""
+
+    def where(self, name: str = "") -> str:
+        """The place of `name` (or of the folder) in words, for messages."""
+
+    def list(self) -> list[Stat]:
+        """The committed files, in no order; an absent folder has none."""
+
+    def open(self, name: str) -> StoredFile:
+        """Open a committed file, or raise `CheckpointNotFoundError`; anything but a regular file is refused."""
+
+    def create(self, name: str, nbytes: int) -> NewFile:
+        """Begin a file of `nbytes` bytes that will be called `name`; raise `SaveError` where it cannot be."""
+
+    def remove(self, name: str) -> None:
+        """Remove a committed file; one that is gone already is no error."""
