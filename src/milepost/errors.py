@@ -45,7 +45,12 @@ class MilepostError(Exception):
 
 
 def _rebuild(
-    kind: type[MilepostError], where: str, found: str, expected: str, remedy: str, attributes: dict[str, object]
+    kind: type[MilepostError],
+    where: str,
+    found: str,
+    expected: str,
+    remedy: str,
+    attributes: dict[str, object],
 ) -> MilepostError:
     error = kind(where, found=found, expected=expected, remedy=remedy)
     error.__dict__.update(attributes)

@@ -1,4 +1,4 @@
-"""What a checkpoint file holds, as values: the words the format room shares with its callers. No bytes are read here."""
+"""What a checkpoint file holds, as values: the words the format room shares with its callers. No bytes here."""
 
 from __future__ import annotations
 

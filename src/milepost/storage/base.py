@@ -1,4 +1,4 @@
-"""The seam between Milepost and a place for files: a handful of verbs. What the files hold or are called is not known here."""
+"""The seam between Milepost and a place for files: a handful of verbs. What the files hold is not known here."""
 
 from __future__ import annotations
 

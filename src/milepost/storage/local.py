@@ -1,0 +1,260 @@
+"""A folder of the local file system. Committing is: sibling temporary file, fsync, replace, fsync of the folder.
+
+Why each step is needed: the temporary file keeps a half-written file away from its final name; fsync before the rename
+keeps a power cut from leaving an empty file under it; fsync of the folder keeps the rename itself (LevelDB issue 195,
+RocksDB PR 10573 are what happens without). A failed fsync is never tried again: the kernel then counts the lost pages
+as clean, and a second fsync would succeed without them (PostgreSQL, 2018).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat
+from pathlib import Path
+from types import TracebackType
+
+from milepost.errors import CheckpointNotFoundError, DamagedCheckpointError, NotACheckpointError, SaveError
+from milepost.storage.base import NewFile, Stat, StoredFile
+from milepost.storage.names import check_name
+
+TEMPORARY_SUFFIX = ".tmp"
+
+_REMEDIES = {
+    errno.ENOSPC: "Free some space, or save to another disk.",
+    errno.EDQUOT: "Free some of the quota, or save to another disk.",
+    errno.EROFS: "Save to a folder that can be written to.",
+    errno.EACCES: "Give this user the right to write to the folder, or save to another one.",
+    errno.EPERM: "Give this user the right to write to the folder, or save to another one.",
+    errno.ENOENT: "Do not remove the folder while it is in use.",
+    errno.ENOTDIR: "Give a folder, not a file, as the directory.",
+    errno.EIO: "Check the disk; earlier checkpoints are untouched.",
+    errno.ENAMETOOLONG: "Choose a shorter prefix.",
+}
+
+
+def save_error(where: str, error: OSError) -> SaveError:
+    """Turn the system's refusal into a `SaveError` that keeps its errno and says what to do."""
+    failure = SaveError(
+        where,
+        found=error.strerror or str(error),
+        expected="a file system that takes the file",
+        remedy=_REMEDIES.get(error.errno or 0, "Check the disk and the folder; earlier checkpoints are untouched."),
+    )
+    failure.errno = error.errno
+    return failure
+
+
+class LocalStorage:
+    """A folder of the local file system, made when the first file is created.
+
+    Args:
+        directory: The folder.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
+        self.directory = Path(directory)
+
+    def where(self, name: str = "") -> str:
+        """The path, as text."""
+        return str(self.directory / name)
+
+    def list(self) -> list[Stat]:
+        """The regular files of the folder, without unfinished ones."""
+        found = []
+        try:
+            with os.scandir(self.directory) as entries:
+                for entry in entries:
+                    if entry.name.endswith(TEMPORARY_SUFFIX):
+                        continue
+                    try:
+                        if entry.is_file():
+                            status = entry.stat()
+                            found.append(Stat(entry.name, status.st_size, status.st_mtime))
+                    except FileNotFoundError:  # removed by somebody else since the folder was read
+                        continue
+        except FileNotFoundError:
+            return []
+        return found
+
+    def open(self, name: str) -> StoredFile:
+        """Open a regular file for reading; a link is followed, a folder, pipe or device is refused."""
+        where = self.where(check_name(self.where(), name))
+        try:
+            # Without O_NONBLOCK, opening a pipe that nobody writes to would wait for ever.
+            descriptor = os.open(where, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except FileNotFoundError as error:
+            raise CheckpointNotFoundError(
+                where,
+                found="no such file",
+                expected="a checkpoint",
+                remedy="Check the path, and the folder the training wrote to.",
+            ) from error
+        except OSError as error:
+            raise _unreadable(where, error.strerror or str(error)) from error
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(descriptor)
+            raise _unreadable(where, "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or device")
+        return LocalFile(where, descriptor, status.st_size)
+
+    def create(self, name: str, nbytes: int) -> NewFile:
+        """Begin a file of `nbytes` bytes; raises `SaveError` at once if the disk has less room than that."""
+        where = self.where(check_name(self.where(), name))
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            _check_room(self.directory, where, nbytes)
+            return NewLocalFile(self.directory, name)
+        except SaveError:
+            raise
+        except OSError as error:
+            raise save_error(where, error) from error
+
+    def remove(self, name: str) -> None:
+        """Remove a file; one that is gone already is no error, a refusal is a `SaveError`."""
+        where = self.where(check_name(self.where(), name))
+        try:
+            os.unlink(where)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise save_error(where, error) from error
+
+
+class LocalFile:
+    """A regular file, open for reading. The descriptor keeps its content alive when the name is replaced."""
+
+    def __init__(self, where: str, descriptor: int, nbytes: int) -> None:
+        self.where = where
+        self.nbytes = nbytes
+        self._descriptor: int | None = descriptor
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return exactly `length` bytes from `offset`."""
+        content = bytearray(length)
+        self.readinto(offset, memoryview(content))
+        return bytes(content)
+
+    def readinto(self, offset: int, buffer: memoryview) -> None:
+        """Fill `buffer` (flat, format ``B``) from `offset`."""
+        if self._descriptor is None:
+            raise ValueError(f"{self.where}: the file is closed")
+        done = 0
+        while done < len(buffer):
+            try:
+                count = os.preadv(self._descriptor, [buffer[done:]], offset + done)
+            except OSError as error:
+                raise DamagedCheckpointError(
+                    self.where,
+                    found=f"{error.strerror} while reading byte {offset + done}",
+                    expected="a readable disk",
+                    remedy="Check the disk, and load an earlier checkpoint.",
+                ) from error
+            if count == 0:
+                raise DamagedCheckpointError(
+                    self.where,
+                    found=f"the end of the file at byte {offset + done}",
+                    expected=f"content up to byte {offset + len(buffer)}",
+                    remedy="The file was cut short; load an earlier checkpoint.",
+                )
+            done += count
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
+
+    def __enter__(self) -> LocalFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class NewLocalFile:
+    """A temporary sibling of the file in the making."""
+
+    def __init__(self, directory: Path, name: str) -> None:
+        self._path = directory / name
+        # Owner and a random token: no two writers share one, and what a dead process left can be told by its owner.
+        self._temporary = directory / f".{name}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        self._descriptor: int | None = os.open(self._temporary, flags, 0o666)
+
+    def write(self, content: memoryview | bytes) -> None:
+        """Append `content`; raises `SaveError` where the system refuses it."""
+        assert self._descriptor is not None, "write after commit or discard"
+        rest = memoryview(content)
+        try:
+            while rest:
+                rest = rest[os.write(self._descriptor, rest) :]
+        except OSError as error:
+            raise save_error(str(self._path), error) from error
+
+    def commit(self) -> Stat:
+        """Fsync, rename over the final name, fsync the folder; after it the file survives a power cut."""
+        assert self._descriptor is not None, "commit after commit or discard"
+        try:
+            os.fsync(self._descriptor)
+            status = os.fstat(self._descriptor)
+            self._close()
+            os.replace(self._temporary, self._path)
+            _sync_folder(self._path.parent)
+        except OSError as error:
+            self.discard()
+            raise save_error(str(self._path), error) from error
+        return Stat(self._path.name, status.st_size, status.st_mtime)
+
+    def discard(self) -> None:
+        """Remove the temporary file, if it is still there."""
+        self._close()
+        try:
+            os.unlink(self._temporary)
+        except OSError:
+            # Gone after a commit; and where it cannot be removed, the error that led here matters more.
+            return
+
+    def _close(self) -> None:
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
+
+    def __enter__(self) -> NewLocalFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.discard()
+
+
+def _check_room(directory: Path, where: str, nbytes: int) -> None:
+    status = os.statvfs(directory)
+    free = status.f_bavail * status.f_frsize
+    # Some network and pseudo file systems report no size at all; they are asked by writing.
+    if status.f_blocks and free < nbytes:
+        raise save_error(where, OSError(errno.ENOSPC, f"{free:,} bytes free, {nbytes:,} needed"))
+
+
+def _sync_folder(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _unreadable(where: str, found: str) -> NotACheckpointError:
+    return NotACheckpointError(
+        where,
+        found=found,
+        expected="a regular file that this user may read",
+        remedy="Give the path of a .ckpt file.",
+    )
