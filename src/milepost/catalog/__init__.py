@@ -1,1 +1,1 @@
-"""The `catalog` room."""
+"""The `catalog` room: what files are called, and which of them exist. No clock, no decisions, no tensors."""

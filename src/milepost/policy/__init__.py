@@ -1,1 +1,1 @@
-"""The `policy` room."""
+"""The `policy` room: is a save due, which checkpoints have expired. Facts in, decision out; no clock, no disk."""
