@@ -1,0 +1,473 @@
+"""`Model`: trains, evaluates and applies a network. It writes no file; what is kept is the callbacks' affair."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain, islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from milepost.errors import SettingError, SettingTypeError, TrainingError
+from milepost.train.callback import Callback, CallbackList, CallbackParams, whole_number
+from milepost.train.metrics import Metric, Scores, choose_metrics
+
+__all__ = ["Model"]
+
+
+@dataclass(frozen=True)
+class _Position:
+    """Where a training begins: complete epochs, steps done of the next one, and steps done in all."""
+
+    epoch: int = 0
+    step: int = 0
+    global_step: int = 0
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What one batch gave; `predictions` and `labels` stay None where the network returns its loss."""
+
+    loss: Tensor
+    predictions: Any = None
+    labels: Any = None
+
+
+class Model:
+    """Trains, evaluates and applies a network.
+
+    The network works where its parameters are, unless that is the CPU and the machine has an accelerator that torch
+    knows: then it is moved there, with its optimizer's state. Batches are brought to it. Training and evaluation
+    mode are set for the time of a call and restored for each submodule, also if the call fails.
+
+    Args:
+        network: The network. Without a `loss_fn` it takes the whole batch and returns the loss itself.
+        loss_fn: Takes predictions and labels, returns a tensor with one number.
+        optimizer: Updates the parameters; only `train` needs it.
+        metrics: What `eval` reports beside the loss: a set of names (accuracy, precision, recall, F1,
+            top_1_accuracy, top_5_accuracy, mae, mse), or a dict of name and `torchmetrics.Metric` (or any object with
+            reset, update and compute). By default accuracy where the loss is one for classification.
+        device: Where the network is to work, e.g. ``"cuda:1"``, instead of the choice described above.
+
+    Raises:
+        SettingTypeError: An argument of the wrong kind; it is named.
+        SettingError: A metric or a device that is not known.
+
+    Example:
+        >>> from milepost.nn import CrossEntropyLoss, Momentum
+        >>> network = torch.nn.Linear(4, 3)
+        >>> model = Model(network, CrossEntropyLoss(), Momentum(network.parameters(), 0.1, 0.9))
+        >>> batches = [(torch.randn(8, 4), torch.randint(3, (8,))) for _ in range(5)]
+        >>> model.train(2, batches)
+        >>> sorted(model.eval(batches))
+        ['accuracy', 'loss']
+        >>> model.predict(torch.randn(1, 4)).shape
+        torch.Size([1, 3])
+    """
+
+    def __init__(
+        self,
+        network: torch.nn.Module,
+        loss_fn: Callable[..., Tensor] | None = None,
+        optimizer: torch.optim.Optimizer | None = None,
+        metrics: Collection[str] | Mapping[str, Metric] | None = None,
+        *,
+        device: torch.device | str | None = None,
+    ) -> None:
+        _check_kind("network", network, isinstance(network, torch.nn.Module), "a torch.nn.Module")
+        _check_kind(
+            "loss_fn",
+            loss_fn,
+            loss_fn is None or (callable(loss_fn) and not isinstance(loss_fn, type)),
+            "a loss that can be called, e.g. CrossEntropyLoss()",
+        )
+        _check_kind(
+            "optimizer",
+            optimizer,
+            optimizer is None or isinstance(optimizer, torch.optim.Optimizer),
+            "a torch.optim.Optimizer",
+        )
+        self.network = network
+        self.loss_fn = loss_fn
+        self.optimizer = optimizer
+        self.device = _choose_device(network, device)
+        self._is_spread = device is None and len(_accelerators_of(network)) > 1
+        self._metrics = choose_metrics(metrics, loss_fn)
+
+    def train(
+        self,
+        epoch: int,
+        train_dataset: Iterable[Any],
+        callbacks: Callback | Sequence[Callback] | None = None,
+        *,
+        initial_epoch: int = 0,
+    ) -> None:
+        """Train the network until it has seen the data set `epoch` times.
+
+        Each step clears the gradients, computes a batch's loss and its gradients, and lets the optimizer update. An
+        optimizer may compute them more than once (`torch.optim.LBFGS` does); the step's loss is then the first.
+
+        Args:
+            epoch: The number of the last epoch, 1 or more.
+            train_dataset: Gives its batches anew for every epoch, e.g. a `torch.utils.data.DataLoader`. With a loss
+                function, a batch is a pair (inputs, labels), where inputs are one argument of the network, or a
+                tuple or list of several. Without one, a batch is the network's arguments. NumPy arrays become
+                tensors.
+            callbacks: One or several; called in their order.
+            initial_epoch: Epochs that are behind already; training begins with the next.
+
+        Raises:
+            SettingError: `epoch`, `initial_epoch`, `callbacks` or `train_dataset` cannot be meant.
+            TrainingError: No optimizer, or that of another network; a data set without batches, or used up after one
+                epoch; a batch of another form; a loss that is not one number, or without gradient.
+        """
+        whole_number("epoch", epoch, least=1)
+        whole_number("initial_epoch", initial_epoch, least=0)
+        if initial_epoch >= epoch:
+            raise SettingError(
+                "initial_epoch",
+                found=str(initial_epoch),
+                expected=f"less than epoch, {epoch}",
+                remedy="Give as epoch the number of the last epoch, as initial_epoch the epochs behind.",
+            )
+        self._train(epoch, train_dataset, callbacks, _Position(epoch=initial_epoch))
+
+    def eval(
+        self, valid_dataset: Iterable[Any], callbacks: Callback | Sequence[Callback] | None = None
+    ) -> dict[str, float]:
+        """Measure the network on a data set, without gradients; the network stays as it is.
+
+        Args:
+            valid_dataset: Gives batches as in `train`.
+            callbacks: One or several; called in their order.
+
+        Returns:
+            ``loss``, the mean over the samples of what the loss function gives per batch, and each metric by name.
+
+        Raises:
+            SettingError: `callbacks` or `valid_dataset` cannot be meant.
+            MissingExtraError: A metric is named, or comes by default, and torchmetrics is not installed.
+            TrainingError: A data set without batches, a batch of another form, predictions and labels that do not
+                fit a metric, a metric whose figure is not one number.
+        """
+        params = CallbackParams(
+            mode="eval",
+            network=self.network,
+            loss_fn=self.loss_fn,
+            valid_dataset=_checked_dataset("valid_dataset", valid_dataset),
+            batch_num=_length(valid_dataset),
+        )
+        scores = Scores(self._metrics, self.device)
+
+        def step(batch: Any) -> _Outcome:
+            outcome = self._apply(batch)
+            scores.add(outcome.loss, outcome.predictions, outcome.labels, samples=_count_samples(batch))
+            return outcome
+
+        watchers = CallbackList(callbacks, params)
+        with self._at_work(training=False), watchers:
+            watchers.call("begin")
+            self._run_epoch(valid_dataset, step, params, watchers)
+            params.metrics = scores.result()
+            watchers.call("end")
+        return params.metrics
+
+    def predict(self, *inputs: Any) -> Any:
+        """Return what the network makes of `inputs`, tensors or NumPy arrays, in evaluation mode, without gradients."""
+        with self._at_work(training=False):
+            return self.network(*_to_device(inputs, self.device))
+
+    def _train(
+        self,
+        epoch: int,
+        dataset: Iterable[Any],
+        callbacks: Callback | Sequence[Callback] | None,
+        start: _Position,
+    ) -> None:
+        optimizer = self._fitting_optimizer()
+        params = CallbackParams(
+            mode="train",
+            network=self.network,
+            loss_fn=self.loss_fn,
+            optimizer=optimizer,
+            train_dataset=_checked_dataset("train_dataset", dataset),
+            epoch_num=epoch,
+            batch_num=_length(dataset),
+            cur_epoch_num=start.epoch + 1,
+            cur_step_num=start.global_step,
+            cur_step_in_epoch=start.step,
+        )
+
+        def step(batch: Any) -> _Outcome:
+            return self._update(optimizer, batch)
+
+        watchers = CallbackList(callbacks, params)
+        with self._at_work(training=True), watchers:
+            watchers.call("begin")
+            for epochs_behind in range(start.epoch, epoch):
+                params.cur_epoch_num = epochs_behind + 1
+                params.cur_step_in_epoch = start.step if epochs_behind == start.epoch else 0
+                self._run_epoch(dataset, step, params, watchers)
+                if watchers.context.get_stop_requested():
+                    break
+            watchers.call("end")
+
+    def _run_epoch(
+        self,
+        dataset: Iterable[Any],
+        step: Callable[[Any], _Outcome],
+        params: CallbackParams,
+        watchers: CallbackList,
+    ) -> None:
+        watchers.call("epoch_begin")
+        for batch in _begin_batches(dataset, behind=params.cur_step_in_epoch):
+            params.cur_step_num += 1
+            params.cur_step_in_epoch += 1
+            params.train_dataset_element = _to_device(batch, self.device)
+            # The last step's tensors would lie in memory beside those of this one.
+            params.net_outputs = params.predictions = params.labels = None
+            watchers.call("step_begin")
+            outcome = step(params.train_dataset_element)
+            params.net_outputs, params.predictions = outcome.loss, outcome.predictions
+            params.labels = outcome.labels
+            watchers.call("step_end")
+            if watchers.context.get_stop_requested():
+                break
+        if params.cur_step_in_epoch == 0:
+            raise _no_batches(dataset)
+        watchers.call("epoch_end")
+
+    def _update(self, optimizer: torch.optim.Optimizer, batch: Any) -> _Outcome:
+        first: _Outcome | None = None
+
+        def closure() -> Any:
+            nonlocal first
+            optimizer.zero_grad()
+            outcome = self._apply(batch)
+            if not outcome.loss.requires_grad:
+                raise TrainingError(
+                    "the loss",
+                    found="a number that depends on no parameter",
+                    expected="one to compute gradients of",
+                    remedy="Look for detach(), no_grad() or requires_grad=False between network and loss.",
+                )
+            outcome.loss.backward()  # type: ignore[no-untyped-call]
+            first = first or _Outcome(outcome.loss.detach(), _map_leaves(_detach, outcome.predictions), outcome.labels)
+            return outcome.loss
+
+        # Every optimizer of torch takes a closure, and some need one, so there is one way for all.
+        optimizer.step(closure)
+        if first is None:
+            raise TrainingError(
+                f"the optimizer {type(optimizer).__name__}",
+                found="a step() that does not call its closure",
+                expected="the contract of torch.optim.Optimizer",
+                remedy="Let its step() call the closure that it is given, with gradients enabled.",
+            )
+        return first
+
+    def _apply(self, batch: Any) -> _Outcome:
+        if self.loss_fn is None:
+            return _Outcome(_one_number(self.network(*_arguments(batch))))
+        if not isinstance(batch, tuple | list) or len(batch) != 2:
+            size = f" of {len(batch)}" if isinstance(batch, tuple | list) else ""
+            raise TrainingError(
+                "a batch",
+                found=f"a {type(batch).__name__}{size}",
+                expected="a pair (inputs, labels)",
+                remedy="Let the data set give pairs, with several inputs as a tuple; or give Model no loss_fn and "
+                "let the network take the whole batch and return the loss.",
+            )
+        inputs, labels = batch
+        predictions = self.network(*_arguments(inputs))
+        return _Outcome(_one_number(self.loss_fn(predictions, labels)), predictions, labels)
+
+    def _fitting_optimizer(self) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            raise TrainingError(
+                "optimizer",
+                found="none",
+                expected="a torch.optim.Optimizer of the network's parameters",
+                remedy="Write Model(network, loss_fn, optimizer).",
+            )
+        modules = [module for module in (self.network, self.loss_fn) if isinstance(module, torch.nn.Module)]
+        own = {id(parameter) for module in modules for parameter in module.parameters()}
+        if not any(id(parameter) in own for parameter in _optimized(self.optimizer)):
+            raise TrainingError(
+                "optimizer",
+                found="not one of the network's parameters in it",
+                expected="an optimizer of this network",
+                remedy="Build it from network.parameters(), after the network.",
+            )
+        return self.optimizer
+
+    @contextmanager
+    def _at_work(self, *, training: bool) -> Iterator[None]:
+        """Have the network on its device, and in training or evaluation mode, with or without gradients."""
+        self._move()
+        modes = [(module, module.training) for module in self.network.modules()]
+        self.network.train(training)
+        try:
+            with torch.set_grad_enabled(training):
+                yield
+        finally:
+            for module, was_training in modes:
+                module.training = was_training
+
+    def _move(self) -> None:
+        if self._is_spread:  # over several devices by its owner, who knows why
+            return
+        for module in (self.network, self.loss_fn):
+            if isinstance(module, torch.nn.Module) and _is_elsewhere(module, self.device):
+                module.to(self.device)
+        if self.optimizer is not None:
+            _move_state_to_parameters(self.optimizer)
+
+
+def _choose_device(network: torch.nn.Module, wish: torch.device | str | None) -> torch.device:
+    if wish is None:
+        wish = next(iter(_accelerators_of(network)), None)
+    if wish is None and torch.accelerator.is_available():
+        wish = torch.accelerator.current_accelerator()
+    if wish is None:
+        wish = "cpu"
+    try:
+        # An empty tensor tells whether the device exists, and which one "cuda" without a number is.
+        return torch.empty(0, device=wish).device
+    except (RuntimeError, TypeError, ValueError, AssertionError) as error:
+        raise SettingError(
+            "device",
+            found=f"{wish!r} ({error})",
+            expected="a device of this machine",
+            remedy='Leave device out to have one chosen, or write e.g. "cpu" or "cuda:0".',
+        ) from error
+
+
+def _accelerators_of(network: torch.nn.Module) -> list[torch.device]:
+    devices = dict.fromkeys(parameter.device for parameter in network.parameters())
+    return [device for device in devices if device.type != "cpu"]
+
+
+def _is_elsewhere(module: torch.nn.Module, device: torch.device) -> bool:
+    return any(tensor.device != device for tensor in chain(module.parameters(), module.buffers()))
+
+
+def _optimized(optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:
+    return (parameter for group in optimizer.param_groups for parameter in group["params"])
+
+
+def _move_state_to_parameters(optimizer: torch.optim.Optimizer) -> None:
+    """Bring state that was loaded, or made, before its parameters were moved to where they are now."""
+    for group in optimizer.param_groups:
+        # torch wants the count of steps on the CPU, but for optimizers that run as one kernel or graph.
+        stays = set() if group.get("fused") or group.get("capturable") else {"step"}
+        for parameter in group["params"]:
+            state = optimizer.state.get(parameter, {})
+            for key in state.keys() - stays:
+                state[key] = _to_device(state[key], parameter.device)
+
+
+def _to_device(value: Any, device: torch.device) -> Any:
+    def move(leaf: Any) -> Any:
+        if isinstance(leaf, np.ndarray):
+            # A copy, for torch shares neither read-only arrays nor reversed ones.
+            leaf = torch.from_numpy(np.array(leaf))
+        if isinstance(leaf, Tensor):
+            return leaf.to(device, non_blocking=device.type == "cuda")
+        return leaf.to(device) if hasattr(leaf, "to") else leaf
+
+    return _map_leaves(move, value)
+
+
+def _detach(leaf: Any) -> Any:
+    return leaf.detach() if isinstance(leaf, Tensor) else leaf
+
+
+def _map_leaves(change: Callable[[Any], Any], value: Any) -> Any:
+    """Apply `change` to whatever lies in nested tuples, lists and dicts; what knows how to move is one thing."""
+    if hasattr(value, "to"):  # also packed sequences, which are tuples of which a part must stay on the CPU
+        return change(value)
+    if isinstance(value, tuple | list):
+        items = [_map_leaves(change, item) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    if isinstance(value, dict):
+        return {key: _map_leaves(change, item) for key, item in value.items()}
+    return change(value)
+
+
+def _arguments(inputs: Any) -> Sequence[Any]:
+    return inputs if isinstance(inputs, tuple | list) else (inputs,)
+
+
+def _count_samples(batch: Any) -> int:
+    sizes: list[int] = []
+    _map_leaves(lambda leaf: sizes.append(len(leaf)) if isinstance(leaf, Tensor) and leaf.ndim else None, batch)
+    return sizes[0] if sizes else 1
+
+
+def _begin_batches(dataset: Iterable[Any], *, behind: int) -> Iterator[Any]:
+    """Make the epoch's iterator, and draw and drop the batches that are `behind` a training that goes on."""
+    batches = iter(dataset)
+    dropped = sum(1 for _ in islice(batches, behind))
+    if dropped < behind:
+        raise TrainingError(
+            "the data set",
+            found=f"{dropped} batches",
+            expected=f"more than the {behind} that were done of this epoch before",
+            remedy="Give the data set, and the batch size, that the training began with.",
+        )
+    return batches
+
+
+def _no_batches(dataset: Iterable[Any]) -> TrainingError:
+    if iter(dataset) is dataset:
+        return TrainingError(
+            "the data set",
+            found="an iterator that is used up",
+            expected="batches anew for every epoch",
+            remedy="Give a list, a DataLoader, or an object whose __iter__ begins again.",
+        )
+    return TrainingError(
+        "the data set",
+        found="no batch",
+        expected="one or more",
+        remedy="Look whether it is empty, or smaller than one batch with drop_last=True.",
+    )
+
+
+def _checked_dataset(name: str, dataset: Iterable[Any]) -> Iterable[Any]:
+    is_iterable = hasattr(dataset, "__iter__") or hasattr(dataset, "__getitem__")
+    _check_kind(name, dataset, is_iterable, "an iterable of batches, e.g. a DataLoader")
+    return dataset
+
+
+def _length(dataset: Iterable[Any]) -> int | None:
+    try:
+        return len(dataset)  # type: ignore[arg-type]
+    except TypeError:  # also from a DataLoader over a stream
+        return None
+
+
+def _one_number(loss: Any) -> Tensor:
+    if isinstance(loss, Tensor) and loss.numel() == 1:
+        return loss
+    raise TrainingError(
+        "the loss",
+        found=f"a tensor of the shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__,
+        expected="a tensor with one number",
+        remedy='Reduce it, e.g. with reduction="mean"; without a loss_fn the network must return its loss.',
+    )
+
+
+def _check_kind(field: str, value: object, is_right: bool, expected: str) -> None:
+    if not is_right:
+        raise SettingTypeError(
+            field,
+            found=f"{value!r} of type {type(value).__name__}",
+            expected=expected,
+            remedy="Look at the order of the arguments.",
+        )
