@@ -70,7 +70,7 @@ def test_what_parses_is_exactly_its_text(text, prefix):
         "resnet50_02-1_5.ckpt",
         "resnet50_²-1_5.ckpt",
         "resnet50_٣-1_5.ckpt",
-        "resnet50-١_5.ckpt",
+        "resnet50-٣_5.ckpt",
         "resnet50-01_5.ckpt",
         "resnet50-1_05.ckpt",
         "resnet50--1_5.ckpt",

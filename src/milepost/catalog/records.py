@@ -1,0 +1,200 @@
+"""Which checkpoints exist: found by name, told apart by what the files say. No clock, no decisions, no contents.
+
+A name can mean two things: ``a_2-1_5.ckpt`` is the second run of ``a``, or the first of ``a_2``. A file that records
+its run settles it; one that does not (MindSpore's never do) counts for whoever can have named it. A file that cannot
+be read is no record: nothing is resumed from it, and nothing may remove it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from milepost.catalog.names import CheckpointName, graph_name, parse
+from milepost.errors import CheckpointNotFoundError, DamagedCheckpointError, MilepostError
+from milepost.format.ckpt import read_index
+from milepost.storage.base import Stat, Storage
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A checkpoint that exists and can be read.
+
+    Args:
+        name: Its name.
+        created: When it was saved, in Unix seconds.
+        nbytes: The file's size in bytes.
+        global_step: Steps since the training began, or None in a file that does not say: no run of Milepost wrote it.
+        metrics: What was measured when it was saved, name to value.
+    """
+
+    name: CheckpointName
+    created: float
+    nbytes: int
+    global_step: int | None
+    metrics: Mapping[str, float] = field(hash=False)
+
+    @property
+    def may_expire(self) -> bool:
+        """Whether it is an ordinary checkpoint of a run of Milepost; nothing else is ever removed."""
+        return self.global_step is not None and not self.name.suffix
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A file that is called like a checkpoint but cannot be read, and why."""
+
+    name: CheckpointName
+    error: MilepostError
+
+
+OnUnreadable = Callable[[Unreadable], object]
+"""Is told of each file that was passed over, e.g. the `append` of a list."""
+
+
+def _ignore(unreadable: Unreadable) -> None:
+    """Let the file be passed over in silence."""
+
+
+def records(storage: Storage, prefix: str, run: int, on_unreadable: OnUnreadable = _ignore) -> list[Record]:
+    """Return the checkpoints of one run, oldest first.
+
+    Args:
+        storage: Where to look.
+        prefix: The training's name.
+        run: The run's ordinal, from 1.
+        on_unreadable: Is told of each file of this name that cannot be read.
+    """
+    return _records((file for file in _files(storage, prefix) if file.name.run == run), on_unreadable)
+
+
+def newest(storage: Storage, prefix: str, on_unreadable: OnUnreadable = _ignore) -> Record | None:
+    """Return the newest checkpoint of the highest run that has a readable one, or None if no run has.
+
+    Args:
+        storage: Where to look.
+        prefix: The training's name.
+        on_unreadable: Is told of each file that was passed over on the way.
+    """
+    files = _files(storage, prefix)
+    for run in sorted({file.name.run for file in files}, reverse=True):
+        found = _records((file for file in files if file.name.run == run), on_unreadable)
+        if found:
+            return found[-1]
+    return None
+
+
+def runs(storage: Storage, prefix: str) -> list[int]:
+    """Return the ordinals of the runs that left a checkpoint, readable or not, in ascending order."""
+    return sorted(_runs(_files(storage, prefix)))
+
+
+def next_run(storage: Storage, prefix: str) -> int:
+    """Return the ordinal for a new run: above every run found, and one whose names no file of any training has."""
+    files = _files(storage, prefix)
+    named = {file.name.run for file in files}
+    texts = {stat.name for stat in storage.list()}
+    run = max(_runs(files), default=0) + 1
+    while run in named or graph_name(prefix, run) in texts:
+        run += 1
+    return run
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A file that is called like a checkpoint of the training."""
+
+    storage: Storage
+    name: CheckpointName
+    stat: Stat
+
+    def read(self) -> Record | Unreadable | None:
+        """Return what the file is to the run it is named for, or None if it belongs to another, or is gone by now."""
+        try:
+            with self.storage.open(self.stat.name) as source:
+                metadata = read_index(source, source.where).metadata
+                return _record(self.name, self.stat, metadata, source.where)
+        except CheckpointNotFoundError:
+            return None
+        except MilepostError as error:
+            return Unreadable(self.name, error)
+
+
+def _files(storage: Storage, prefix: str) -> list[_File]:
+    named = ((parse(stat.name, prefix), stat) for stat in storage.list())
+    return [_File(storage, name, stat) for name, stat in named if name is not None]
+
+
+def _runs(files: Iterable[_File]) -> set[int]:
+    found: set[int] = set()
+    for file in files:
+        # One file of a run proves it; the others need not be opened.
+        if file.name.run not in found and file.read() is not None:
+            found.add(file.name.run)
+    return found
+
+
+def _records(files: Iterable[_File], on_unreadable: OnUnreadable) -> list[Record]:
+    found = []
+    for file in files:
+        match file.read():
+            case Record() as record:
+                found.append(record)
+            case Unreadable() as unreadable:
+                on_unreadable(unreadable)
+    return sorted(found, key=_age)
+
+
+def _age(record: Record) -> tuple[int, int, int, float]:
+    if record.global_step is None:
+        # Where both kinds share a run, Milepost went on from the files of another program: these are older.
+        return -1, record.name.epoch, record.name.step, record.created
+    return record.global_step, 0, 0, record.created
+
+
+def _record(name: CheckpointName, stat: Stat, metadata: Mapping[str, Any], where: str) -> Record | None:
+    run = _fact(metadata, "run", where, _is_object) or {}
+    if run.get("prefix", name.prefix) != name.prefix or run.get("ordinal", name.run) != name.run:
+        return None
+    time = _fact(metadata, "time", where, _is_number)
+    metrics = _fact(metadata, "metrics", where, _are_metrics) or {}
+    return Record(
+        name=name,
+        created=stat.modified if time is None else float(time),
+        nbytes=stat.nbytes,
+        global_step=_fact(metadata, "global_step", where, _is_count),
+        metrics={key: float(value) for key, value in metrics.items()},
+    )
+
+
+def _fact(metadata: Mapping[str, Any], key: str, where: str, is_sound: Callable[[Any], bool]) -> Any:
+    value = metadata.get(key)
+    if value is not None and not is_sound(value):
+        raise DamagedCheckpointError(
+            where,
+            found=f"{value!r:.80} as its {key}",
+            expected="what Milepost writes there",
+            remedy="It was written by something else; take it out of the folder if it is not needed.",
+        )
+    return value
+
+
+def _is_object(value: object) -> bool:
+    return isinstance(value, dict)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, float | int) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def _are_metrics(value: object) -> bool:
+    # JSON has no number for a loss that diverged: these three stand as texts.
+    return isinstance(value, dict) and all(
+        each in ("nan", "inf", "-inf") if isinstance(each, str) else _is_number(each) for each in value.values()
+    )
