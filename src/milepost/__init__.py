@@ -1,1 +1,59 @@
-"""Milepost: checkpoints for PyTorch. (The door; filled in last.)"""
+"""Milepost: checkpoints for PyTorch, saved by policy, verified at every load, exact to resume, readable by MindSpore.
+
+This is the door. `ROOMS` says where each public name lives; a room is imported when one of its names is first asked for,
+so that ``import milepost`` does not import torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from milepost._version import __version__
+
+if TYPE_CHECKING:
+    from milepost.checkpoint import Parameters as Parameters
+    from milepost.checkpoint import load_checkpoint as load_checkpoint
+    from milepost.checkpoint import load_param_into_net as load_param_into_net
+    from milepost.checkpoint import save_checkpoint as save_checkpoint
+    from milepost.config import CheckpointConfig as CheckpointConfig
+    from milepost.errors import MilepostError as MilepostError
+    from milepost.graphs import export as export
+    from milepost.state.report import LoadReport as LoadReport
+    from milepost.train.callback import Callback as Callback
+    from milepost.train.callback import LossMonitor as LossMonitor
+    from milepost.train.callback import ModelCheckpoint as ModelCheckpoint
+    from milepost.train.callback import RunContext as RunContext
+    from milepost.train.callback import TimeMonitor as TimeMonitor
+    from milepost.train.model import Model as Model
+    from milepost.train.progress import ProgressBar as ProgressBar
+
+ROOMS = {
+    "Callback": "milepost.train.callback",
+    "CheckpointConfig": "milepost.config",
+    "LoadReport": "milepost.state.report",
+    "LossMonitor": "milepost.train.callback",
+    "MilepostError": "milepost.errors",
+    "Model": "milepost.train.model",
+    "ModelCheckpoint": "milepost.train.callback",
+    "Parameters": "milepost.checkpoint",
+    "ProgressBar": "milepost.train.progress",
+    "RunContext": "milepost.train.callback",
+    "TimeMonitor": "milepost.train.callback",
+    "export": "milepost.graphs",
+    "load_checkpoint": "milepost.checkpoint",
+    "load_param_into_net": "milepost.checkpoint",
+    "save_checkpoint": "milepost.checkpoint",
+}
+
+__all__ = ["__version__", *sorted(ROOMS)]  # noqa: PLE0604 (derived from the one table)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in ROOMS:
+        raise AttributeError(f"module 'milepost' has no attribute {name!r}")
+    value = getattr(import_module(ROOMS[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,1 +1,1 @@
-"""The `state` room."""
+"""Torch objects <-> named arrays and JSON. Files are not known here."""

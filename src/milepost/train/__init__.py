@@ -1,1 +1,1 @@
-"""The `train` room."""
+"""The tutorial's door: `Model`, callbacks and metrics. Names of files are not known here."""

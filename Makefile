@@ -1,0 +1,37 @@
+# The two commands of the README. Each makes the virtual environment when it is not there yet, or when what it is made
+# from has changed, and otherwise goes straight to work.
+PYTHON ?= python3
+VENV := .venv
+MINDSPORE := .venv-mindspore
+BIN := $(VENV)/bin
+
+.PHONY: demo test test-slow lint clean
+
+demo: $(VENV)/.installed
+	$(BIN)/python examples/demo.py
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest
+
+# The judges that take longer: MindSpore itself, killed trainings, the demo, large models.
+test-slow: $(VENV)/.installed $(MINDSPORE)/.installed
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+# MindSpore needs an older NumPy than we test with, so it judges from an environment of its own.
+$(MINDSPORE)/.installed: tests/judges/requirements.txt
+	$(PYTHON) -m venv $(MINDSPORE)
+	$(MINDSPORE)/bin/python -m pip install --quiet --requirement tests/judges/requirements.txt
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(MINDSPORE) .pytest_cache .mypy_cache .ruff_cache .hypothesis runs

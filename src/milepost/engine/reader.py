@@ -1,0 +1,95 @@
+"""A stored checkpoint: its index once, contents on demand, each checked before it is handed out. No torch here."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from milepost.errors import DamagedCheckpointError
+from milepost.format.ckpt import Checksum, read_index
+from milepost.format.spec import Entry
+from milepost.storage.base import Storage
+
+BLOCK_NBYTES = 4 << 20
+"""Bytes read and checked at a time: small enough that the checksum finds them in the processor's cache."""
+
+
+class Reader:
+    """An open checkpoint.
+
+    Args:
+        storage: The folder.
+        name: The file's name in it.
+
+    Raises:
+        CheckpointNotFoundError: No such file.
+        NotACheckpointError: The file is something else.
+        DamagedCheckpointError: The file's structure is broken.
+    """
+
+    def __init__(self, storage: Storage, name: str) -> None:
+        self._file = storage.open(name)
+        try:
+            self.where = self._file.where
+            self.index = read_index(self._file, self.where)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def entry(self, name: str) -> Entry:
+        """The entry that holds the content of `name`, also where `name` is an alias."""
+        return self.index.entries[self.index.aliases.get(name, name)]
+
+    def read(self, name: str) -> bytearray:
+        """Return the content of `name`, checked."""
+        content = bytearray(self.entry(name).nbytes)
+        self.read_into(name, memoryview(content))
+        return content
+
+    def read_into(self, name: str, buffer: memoryview) -> None:
+        """Fill `buffer` (flat, format ``B``, of the entry's size) with the content of `name`, checked.
+
+        Raises:
+            DamagedCheckpointError: The content is not what was saved; the buffer then holds what was found.
+        """
+        self._stream(name, self.entry(name), buffer)
+
+    def _stream(self, name: str, entry: Entry, buffer: memoryview | None) -> None:
+        """Read an entry block by block, into `buffer` or over one spare block, and check it."""
+        checksum = Checksum()
+        spare = memoryview(bytearray(min(BLOCK_NBYTES, entry.nbytes))) if buffer is None else None
+        done = 0
+        for extent in entry.extents:
+            for start in range(0, extent.length, BLOCK_NBYTES):
+                nbytes = min(BLOCK_NBYTES, extent.length - start)
+                block = spare[:nbytes] if spare is not None else buffer[done : done + nbytes]
+                self._file.readinto(extent.offset + start, block)
+                checksum.update(block)
+                done += nbytes
+        if entry.checksum is not None and checksum.value() != entry.checksum:
+            raise DamagedCheckpointError(
+                f"{self.where}, entry {name!r}",
+                found=f"content with the checksum {checksum.value():016x}",
+                expected=f"{entry.checksum:016x}, as saved",
+                remedy="The file was changed after it was saved; load an earlier checkpoint.",
+            )
+
+    def verify(self) -> None:
+        """Read every entry once and check it; memory does not grow with the file.
+
+        Raises:
+            DamagedCheckpointError: An entry is not what was saved.
+        """
+        for name, entry in self.index.entries.items():
+            self._stream(name, entry, None)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

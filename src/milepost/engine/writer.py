@@ -1,0 +1,18 @@
+"""A planned checkpoint into a storage. When it is written, and what it is called, is decided elsewhere."""
+
+from __future__ import annotations
+
+from milepost.format.ckpt import Plan
+from milepost.storage.base import Stat, Storage
+
+
+def write(storage: Storage, name: str, plan: Plan) -> Stat:
+    """Stream `plan` into `storage` and return once the file is durable under `name`.
+
+    Raises:
+        SaveError: The storage refused; what had the name is untouched, nothing unfinished is left.
+    """
+    with storage.create(name, plan.nbytes) as file:
+        for chunk in plan.chunks():
+            file.write(chunk)
+        return file.commit()

@@ -1,0 +1,333 @@
+"""`CheckpointManager`: decides, gathers, commits, prunes; the one reader of the clock. Bytes are not known here.
+
+One save: the policy decides, the state is gathered and written; only when the file is durable is it counted, and only
+then do expired ones go. One resume: the newest checkpoint whose every byte is as it was saved, of the newest run.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from milepost.catalog import records
+from milepost.catalog.names import CheckpointName, check_prefix, graph_name, parse
+from milepost.catalog.records import Record
+from milepost.checkpoint import Parameters, open_checkpoint, prepare, store
+from milepost.config import CheckpointConfig
+from milepost.errors import (
+    CheckpointNotFoundError,
+    DamagedCheckpointError,
+    GraphError,
+    LoadError,
+    MissingExtraError,
+    MilepostError,
+    SaveError,
+    SettingError,
+)
+from milepost.graphs.meta import graph_meta
+from milepost.policy.save import Progress
+from milepost.state import modules, optimizers, random
+from milepost.state.snapshot import Snapshot
+from milepost.storage.local import LocalStorage
+
+RANDOM = "random"
+"""Where a checkpoint keeps the random state of its moment ..."""
+EPOCH_START = "random_at_epoch_start"
+"""... and that of its epoch's start, from which the order of the epoch's data follows."""
+
+
+class Clock:
+    """The time, as the manager asks for it; tests give another one."""
+
+    def now_seconds(self) -> float:
+        """Seconds from an arbitrary start, never going back."""
+        return time.monotonic()
+
+    def unix_seconds(self) -> float:
+        """Seconds since 1970."""
+        return time.time()
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A training between two steps.
+
+    Args:
+        epoch: Counted from 1.
+        step: Steps done in this epoch.
+        global_step: Steps done in all epochs.
+        steps_per_epoch: Steps of a whole epoch, where that is known.
+        metrics: Figures of this step, e.g. the loss; scalars or one-element tensors.
+        loader: Where the batches come from; its generators' state is saved.
+        epoch_start: What `milepost.state.random.capture` returned just before the epoch's first batch was drawn.
+        inputs: The network's inputs of this step, an example for its graph.
+    """
+
+    epoch: int
+    step: int
+    global_step: int
+    steps_per_epoch: int | None = None
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    loader: object = None
+    epoch_start: Mapping[str, Any] | None = None
+    inputs: tuple[torch.Tensor, ...] = ()
+
+
+class Resumed:
+    """A training that goes on: where it stands, and the random states that make what follows the same.
+
+    Attributes:
+        where: The checkpoint it goes on from.
+        epoch: The epoch to go on with, counted from 1.
+        step: Steps of that epoch that are done; 0 at its start.
+        global_step: Steps done in all epochs.
+    """
+
+    def __init__(self, parameters: Parameters) -> None:
+        facts = parameters.metadata
+        self.where = parameters.where
+        if not {"epoch", "step", "global_step"} <= set(facts):
+            raise LoadError(
+                self.where,
+                found="a checkpoint that does not say where the training stood",
+                expected="one that was saved while training",
+                remedy="Take its weights with load_checkpoint(path, net=...), and train from the start.",
+            )
+        self.global_step = int(facts["global_step"])
+        is_epoch_done = facts["step"] == facts.get("steps_per_epoch")
+        self.epoch = int(facts["epoch"]) + is_epoch_done
+        self.step = 0 if is_epoch_done else int(facts["step"])
+        self._random = parameters.state(RANDOM)
+        self._epoch_start = parameters.state(EPOCH_START)
+
+    def restore_order(self, loader: object) -> None:
+        """Set the random state of the epoch's start, so that the loader gives the epoch's batches in the same order."""
+        if self.step and self._epoch_start is not None:
+            random.restore(self._epoch_start, loader)
+
+    def restore_moment(self, loader: object) -> None:
+        """Set the random state of the moment of the save."""
+        if self._random is not None:
+            random.restore(self._random, loader)
+
+
+class CheckpointManager:
+    """Saves a training by policy, keeps what is to be kept, and finds it again.
+
+    Args:
+        directory: The folder; made at the first save.
+        net: The module.
+        optimizer: Its optimizer.
+        prefix: What the files' names begin with.
+        config: When to save and what to keep; the defaults of `CheckpointConfig` if None.
+        clock: Where the time comes from.
+
+    Raises:
+        SettingError: A setting cannot be meant.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        net: nn.Module,
+        optimizer: Optimizer | None = None,
+        *,
+        prefix: str = "CKP",
+        config: CheckpointConfig | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._prefix = check_prefix(prefix)
+        self._storage = LocalStorage(check_directory(directory))
+        self._net = net
+        self._optimizer = optimizer
+        self._config = config or CheckpointConfig()
+        self._clock = clock or Clock()
+        self._run = 0
+        self._records: list[Record] = []
+        self._last_save = Progress(0, 0, 0, self._clock.now_seconds())
+        self._last_moment: Moment | None = None
+
+    @property
+    def latest(self) -> Path | None:
+        """The newest checkpoint of this run, or None before the first."""
+        return self._storage.directory / self._records[-1].name.text if self._records else None
+
+    def start(self) -> None:
+        """Begin the next run of this prefix."""
+        self._begin(records.next_run(self._storage, self._prefix), [], Progress(0, 0, 0, self._clock.now_seconds()))
+
+    def resume(self, which: str | os.PathLike[str]) -> Resumed | None:
+        """Load a checkpoint into the network and the optimizer, and go on with its run.
+
+        Args:
+            which: ``auto`` for the newest checkpoint of the prefix, or a fresh start where there is none; ``must`` for
+                the newest, or an error; else the path of a checkpoint. One that is not the newest of its run begins a
+                new run, so that nothing of the other future is overwritten.
+
+        Returns:
+            Where the training goes on, or None for a fresh start.
+
+        Raises:
+            CheckpointNotFoundError: There is none.
+            LoadError: The checkpoint does not fit the network or the optimizer exactly; neither has changed.
+        """
+        if which not in ("auto", "must"):
+            path = Path(which)
+            return self._go_on(open_checkpoint(LocalStorage(path.parent), path.name), path)
+        for name in self._newest_first():
+            try:
+                parameters = open_checkpoint(self._storage, name)
+                parameters.verify()
+            except DamagedCheckpointError as error:
+                _pass_over(error)
+                continue
+            return self._go_on(parameters, self._storage.directory / name)
+        if which == "must":
+            raise CheckpointNotFoundError(
+                self._storage.where(),
+                found=f"no checkpoint of the prefix {self._prefix!r} that can be read",
+                expected='one to go on from (resume="must")',
+                remedy='Check directory and prefix, or train with resume="auto".',
+            )
+        self.start()
+        return None
+
+    def step(self, moment: Moment) -> None:
+        """Save if the policy says that a checkpoint is due."""
+        self._last_moment = moment
+        if self._config.save_policy().is_due(self._progress(moment), self._last_save):
+            self.save(moment)
+
+    def finish(self) -> None:
+        """Save the last step, unless it is saved."""
+        if self._last_moment is not None:
+            self.save(self._last_moment)
+
+    def save(self, moment: Moment) -> Path:
+        """Save now; a second save of one step returns the first.
+
+        Raises:
+            SaveError: The file system refused; every earlier checkpoint is as it was.
+            UnsupportedStateError: Something in the state cannot be stored.
+        """
+        if self.latest is None or self._last_save.global_step != moment.global_step:
+            is_first = not self._records
+            self._records.append(self._write(moment))
+            self._last_save = self._progress(moment)
+            self._prune()
+            if is_first:
+                self._write_graph(moment.inputs)
+        assert self.latest is not None
+        return self.latest
+
+    def _write(self, moment: Moment) -> Record:
+        name = CheckpointName(self._prefix, self._run, moment.epoch, moment.step)
+        created = self._clock.unix_seconds()
+        metrics = {key: float(value) for key, value in moment.metrics.items()}
+        snapshot = Snapshot()
+        modules.take(self._net, snapshot)
+        if self._optimizer is not None:
+            optimizers.take(self._optimizer, modules.parameter_names(self._net), snapshot)
+        snapshot.state[RANDOM] = snapshot.pack(random.capture(moment.loader), RANDOM, "random")
+        if moment.epoch_start is not None:
+            snapshot.state[EPOCH_START] = snapshot.pack(dict(moment.epoch_start), EPOCH_START, "random")
+        facts = {
+            "run": {"prefix": self._prefix, "ordinal": self._run},
+            "epoch": moment.epoch,
+            "step": moment.step,
+            "global_step": moment.global_step,
+            "steps_per_epoch": moment.steps_per_epoch,
+            "time": created,
+            # JSON has no NaN; a diverged loss is still worth telling.
+            "metrics": {key: value if math.isfinite(value) else str(value) for key, value in metrics.items()},
+        }
+        stat = store(self._storage, name.text, snapshot, facts)
+        return Record(name, created, stat.nbytes, moment.global_step, metrics)
+
+    def _prune(self) -> None:
+        for record in self._config.keep_policy().expired(self._records):
+            try:
+                self._storage.remove(record.name.text)
+            except SaveError as error:  # the training matters more; it is tried again after the next save
+                warnings.warn(f"an expired checkpoint could not be removed: {error}", stacklevel=2)
+            else:
+                self._records.remove(record)
+
+    def _write_graph(self, inputs: tuple[torch.Tensor, ...]) -> None:
+        name = graph_name(self._prefix, self._run)
+        if not inputs or any(stat.name == name for stat in self._storage.list()):
+            return
+        try:
+            run = {"prefix": self._prefix, "run": str(self._run)}
+            content = graph_meta(self._net, inputs, metadata=run)
+            with self._storage.create(name, len(content)) as file:
+                file.write(content)
+                file.commit()
+        except (GraphError, MissingExtraError, SaveError) as error:
+            warnings.warn(f"{name} was not written; the training goes on. {error}", stacklevel=2)
+
+    def _go_on(self, parameters: Parameters, path: Path) -> Resumed:
+        resumed = Resumed(parameters)
+        targets = [self._net] if self._optimizer is None else [self._net, self._optimizer]
+        for prepared in [prepare(target, parameters, strict=True) for target in targets]:
+            prepared.apply()
+        name = parse(path.name, self._prefix)
+        own = [] if name is None else records.records(self._storage, self._prefix, name.run)
+        if name is not None and own and own[-1].name == name and path.parent.resolve() == self._directory():
+            run = name.run
+        else:
+            run, own = records.next_run(self._storage, self._prefix), []
+        now = self._clock.now_seconds()
+        self._begin(run, own, Progress(resumed.epoch, resumed.step, resumed.global_step, now))
+        return resumed
+
+    def _newest_first(self) -> Iterator[str]:
+        """The checkpoints' names, newest first, of the newest run first."""
+        for run in reversed(records.runs(self._storage, self._prefix)):
+            found = records.records(self._storage, self._prefix, run, lambda unreadable: _pass_over(unreadable.error))
+            for record in reversed(found):
+                yield record.name.text
+
+    def _begin(self, run: int, own: list[Record], last_save: Progress) -> None:
+        self._run = run
+        self._records = own
+        self._last_save = last_save
+        self._last_moment = None
+
+    def _directory(self) -> Path:
+        return self._storage.directory.resolve()
+
+    def _progress(self, moment: Moment) -> Progress:
+        return Progress(moment.epoch, moment.step, moment.global_step, self._clock.now_seconds())
+
+
+def _pass_over(error: MilepostError) -> None:
+    warnings.warn(f"passed over, and kept: {error}", stacklevel=2)
+
+
+def check_directory(directory: str | os.PathLike[str]) -> Path:
+    """Return the folder as a path, or raise `SettingError` if nothing can be written there."""
+    path = Path(directory)
+    existing = path
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not str(directory) or not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        found = "an empty path" if not str(directory) else str(path)
+        if not existing.is_dir():
+            found += f", where {existing} is not a folder"
+        elif not os.access(existing, os.W_OK | os.X_OK):
+            found += f", where {existing} cannot be written to"
+        raise SettingError(
+            "directory", found=found, expected="a folder that can be written to or made", remedy="Give another one."
+        )
+    return path

@@ -1,0 +1,104 @@
+"""What a load did, name by name. The loading itself is elsewhere."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+SHOWN = 8
+"""Lines per part of a printed report."""
+
+
+class Mismatch(NamedTuple):
+    """An entry that does not fit its place: as found in the checkpoint, and as expected by the target."""
+
+    name: str
+    found: str
+    expected: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.found} in the checkpoint, {self.expected} in the target"
+
+
+class Cast(NamedTuple):
+    """An entry whose dtype was converted."""
+
+    name: str
+    found: str
+    expected: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.found} -> {self.expected}"
+
+
+class Renamed(NamedTuple):
+    """An entry that was loaded into another name."""
+
+    found: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.found} -> {self.name}"
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of every name of both sides; ``print(report)`` shows it as a table.
+
+    Unpacks into two lists, as MindSpore's `load_param_into_net` returns them: names of the target that were not
+    loaded, and names of the checkpoint that were not used.
+
+    Args:
+        target: What was loaded into, e.g. ``ResNet50``.
+        loaded: Names of the target that have their value from the checkpoint.
+        missing: Names of the target that the checkpoint lacks; they are as before.
+        unexpected: Names of the checkpoint that the target lacks.
+        mismatched: Names whose shape or dtype does not fit.
+        cast: Names whose dtype was converted.
+        renamed: Names that were matched under another name.
+    """
+
+    target: str
+    loaded: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    mismatched: tuple[Mismatch, ...] = ()
+    cast: tuple[Cast, ...] = ()
+    renamed: tuple[Renamed, ...] = ()
+
+    def __iter__(self) -> Iterator[list[str]]:
+        yield list(self.missing)
+        yield list(self.unexpected)
+
+    def __str__(self) -> str:
+        lines = [f"{self.target}: {len(self.loaded)} loaded"]
+        for part in ("missing", "unexpected", "mismatched", "cast", "renamed"):
+            items = getattr(self, part)
+            if items:
+                lines.append(f"  {part} ({len(items)})")
+                lines.extend(f"    {line}" for line in fold(str(item) for item in items))
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A load that is read and checked, and cannot fail any more: `apply` does what `report` says."""
+
+    report: LoadReport
+    apply: Callable[[], None]
+
+
+def fold(lines: Iterable[str]) -> list[str]:
+    """Fold lines that differ only in numbers between dots, and cut what is still too long.
+
+    >>> fold(["layer1.0.weight", "layer1.1.weight", "fc.bias"])
+    ['layer1.*.weight (2)', 'fc.bias']
+    """
+    groups: dict[str, list[str]] = {}
+    for line in lines:
+        groups.setdefault(re.sub(r"(?<=\.)\d+(?=\.)|(?<=[a-z])\d+(?=\.)", "*", line), []).append(line)
+    folded = [found[0] if len(found) == 1 else f"{pattern} ({len(found)})" for pattern, found in groups.items()]
+    rest = len(folded) - SHOWN
+    return folded if rest <= 0 else [*folded[:SHOWN], f"... and {rest} more"]

@@ -1,0 +1,54 @@
+"""A training's state, gathered under names, ready to be written. Which objects it comes from is not known here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from milepost.errors import UnsupportedStateError
+from milepost.format.ckpt import encode_text
+from milepost.format.spec import Array, ArraySpec
+from milepost.state.tensors import array_of
+from milepost.state.values import pack
+
+
+class Snapshot:
+    """Named tensors, the aliases among them, and everything else as JSON.
+
+    The tensors are live: their bytes are taken when `arrays` are written, so nothing may change them until then.
+    """
+
+    def __init__(self) -> None:
+        self.arrays: dict[str, Array] = {}
+        self.aliases: dict[str, str] = {}
+        self.state: dict[str, Any] = {}
+
+    def keep(self, name: str, kind: str, tensor: torch.Tensor) -> None:
+        """Add a tensor under a name that is still free."""
+        self._claim(name)
+        self.arrays[name] = array_of(name, kind, tensor)
+
+    def keep_text(self, name: str, kind: str, text: str) -> None:
+        """Add a text under a name that is still free."""
+        self._claim(name)
+        content = memoryview(encode_text(text))
+        self.arrays[name] = Array(ArraySpec(name, "str", ()), kind, lambda: content)
+
+    def alias(self, name: str, target: str) -> None:
+        """Let `name` stand for the tensor that is kept as `target`."""
+        self._claim(name)
+        self.aliases[name] = target
+
+    def pack(self, value: object, path: str, kind: str) -> Any:
+        """Turn `value` into JSON whose tensors are kept under names that begin with `path`."""
+        return pack(value, path, lambda name, tensor: self.keep(name, kind, tensor))
+
+    def _claim(self, name: str) -> None:
+        if name in self.arrays or name in self.aliases:
+            raise UnsupportedStateError(
+                name,
+                found="two tensors of this name",
+                expected="one: the network's names, and those under 'optimizer.' and 'random.', must differ",
+                remedy="Rename the module or parameter.",
+            )

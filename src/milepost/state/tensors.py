@@ -1,0 +1,70 @@
+"""One tensor <-> its spec and its bytes. What the tensor is for is not known here."""
+
+from __future__ import annotations
+
+import torch
+
+from milepost.errors import NotACheckpointError, UnsupportedStateError
+from milepost.format.dtypes import DTYPES
+from milepost.format.spec import Array, ArraySpec
+
+TO_TORCH: dict[str, torch.dtype] = {
+    name: getattr(torch, name) for name in DTYPES if isinstance(getattr(torch, name, None), torch.dtype)
+}
+FROM_TORCH: dict[torch.dtype, str] = {dtype: name for name, dtype in TO_TORCH.items()}
+
+
+def array_of(name: str, kind: str, tensor: torch.Tensor) -> Array:
+    """Name `tensor` for a file; its bytes are taken when the writer asks for them.
+
+    Args:
+        name: The entry's name.
+        kind: One of `milepost.format.spec.KINDS`.
+        tensor: Any dense tensor, on any device, of any strides; only its own elements are written, not the storage
+            that it is a view of.
+
+    Raises:
+        UnsupportedStateError: The tensor is sparse, quantized, nested or on the meta device, or of a dtype that the
+            format has no name for.
+    """
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested or tensor.is_meta:
+        kind_of = "without data (meta device)" if tensor.is_meta else str(tensor.layout)
+        raise UnsupportedStateError(
+            name, found=f"a tensor that is {kind_of}", expected="a dense tensor", remedy="Convert it before saving."
+        )
+    if tensor.dtype not in FROM_TORCH:
+        raise UnsupportedStateError(
+            name,
+            found=f"a tensor of {tensor.dtype}",
+            expected="one of " + ", ".join(TO_TORCH),
+            remedy="Convert it before saving.",
+        )
+    spec = ArraySpec(name, FROM_TORCH[tensor.dtype], tuple(tensor.shape))
+    return Array(spec, kind, lambda: content_of(tensor))
+
+
+def content_of(tensor: torch.Tensor) -> memoryview:
+    """The elements' bytes in C order: the tensor's own memory where it is contiguous on the CPU, else a copy."""
+    dense = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous()
+    return bytes_of(dense)
+
+
+def bytes_of(tensor: torch.Tensor) -> memoryview:
+    """A flat, writable view of a contiguous CPU tensor's memory."""
+    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+
+
+def empty(where: str, spec: ArraySpec) -> torch.Tensor:
+    """A new CPU tensor of the spec's dtype and shape, not initialised.
+
+    Raises:
+        NotACheckpointError: This version of torch has no such dtype.
+    """
+    if spec.dtype not in TO_TORCH:
+        raise NotACheckpointError(
+            f"{where}, entry {spec.name!r}",
+            found=f"the dtype {spec.dtype}",
+            expected="a dtype that torch has",
+            remedy="Leave the entry out with filter_prefix, or convert the file.",
+        )
+    return torch.empty(spec.shape, dtype=TO_TORCH[spec.dtype])

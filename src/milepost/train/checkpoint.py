@@ -1,0 +1,133 @@
+"""`ModelCheckpoint`: the tutorial's callback, a thin face of `CheckpointManager`. What is saved when is decided there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from milepost.config import CheckpointConfig
+from milepost.errors import SettingTypeError
+from milepost.manager import CheckpointManager, Moment, Resumed, check_directory, check_prefix
+from milepost.train.lifecycle import Callback, CallbackParams, RunContext
+
+
+class ModelCheckpoint(Callback):
+    """Saves a training: network, optimizer, progress and random state, one file per checkpoint.
+
+    Files are called ``<prefix>-<epoch>_<step in epoch>.ckpt``; from the second run of a prefix on, ``<prefix>_2-...``,
+    ``<prefix>_3-...``. Beside them stands ``<prefix>-graph.meta``, the computation graph, which needs the extra
+    ``[onnx]``. The last step is always saved. A callback that is used for a second training starts that one as the next
+    run; a resumed training goes on under the names of its run.
+
+    Args:
+        prefix: What the files' names begin with.
+        directory: The folder, made when it is missing; the current one if None.
+        config: When to save and what to keep; the defaults of `CheckpointConfig` if None.
+
+    Raises:
+        SettingError: A setting that cannot be meant; the message begins with the field's name.
+
+    Example:
+        >>> import tempfile, torch, milepost
+        >>> from milepost.nn import CrossEntropyLoss, Momentum
+        >>> net = torch.nn.Linear(4, 2)
+        >>> model = milepost.Model(net, CrossEntropyLoss(), Momentum(net.parameters(), 0.1, 0.9))
+        >>> data = [(torch.rand(8, 4), torch.randint(2, (8,))) for _ in range(3)]
+        >>> config = milepost.CheckpointConfig(save_checkpoint_steps=3, keep_checkpoint_max=2)
+        >>> saver = milepost.ModelCheckpoint("linear", tempfile.mkdtemp(), config)
+        >>> model.train(5, data, callbacks=saver)
+        >>> sorted(path.name for path in saver.directory.glob("*.ckpt"))
+        ['linear-4_3.ckpt', 'linear-5_3.ckpt']
+    """
+
+    def __init__(
+        self,
+        prefix: str = "CKP",
+        directory: str | os.PathLike[str] | None = None,
+        config: CheckpointConfig | None = None,
+    ) -> None:
+        if config is not None and not isinstance(config, CheckpointConfig):
+            raise SettingTypeError(
+                "config",
+                found=f"a {type(config).__name__}",
+                expected="a CheckpointConfig or None",
+                remedy="Build it with CheckpointConfig(...).",
+            )
+        if directory is not None and not isinstance(directory, (str, os.PathLike)):
+            raise SettingTypeError(
+                "directory",
+                found=f"a {type(directory).__name__}",
+                expected="the path of a folder, or None for the current one",
+                remedy="Give a str or a Path.",
+            )
+        self.prefix = check_prefix(prefix)
+        self.directory = check_directory(Path.cwd() if directory is None else directory)
+        self.config = config or CheckpointConfig()
+        self._manager: CheckpointManager | None = None
+        self._latest: Path | None = None
+
+    @property
+    def latest_ckpt_file_name(self) -> str | None:
+        """The newest checkpoint of the run, as a path; None before the first."""
+        return None if self._latest is None else str(self._latest)
+
+    def resume(
+        self, network: torch.nn.Module, optimizer: torch.optim.Optimizer, which: str | os.PathLike[str]
+    ) -> Resumed | None:
+        """Load a checkpoint (as `CheckpointManager.resume`); the training that begins next goes on with it."""
+        self._manager = self._new_manager(network, optimizer)
+        return self._manager.resume(which)
+
+    def on_train_begin(self, run_context: RunContext) -> None:
+        """Begin a run, unless one was resumed."""
+        params = run_context.original_args()
+        if self._manager is None:
+            self._manager = self._new_manager(params.network, params.optimizer)
+            self._manager.start()
+
+    def on_train_step_end(self, run_context: RunContext) -> None:
+        """Save if a checkpoint is due."""
+        assert self._manager is not None
+        self._manager.step(_moment(run_context.original_args()))
+        self._latest = self._manager.latest
+
+    def on_train_end(self, run_context: RunContext) -> None:
+        """Save the last step."""
+        assert self._manager is not None
+        self._manager.finish()
+        self._latest = self._manager.latest
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._manager = None
+
+
+    def _new_manager(
+        self, network: torch.nn.Module, optimizer: torch.optim.Optimizer | None
+    ) -> CheckpointManager:
+        return CheckpointManager(self.directory, network, optimizer, prefix=self.prefix, config=self.config)
+
+
+def _moment(params: CallbackParams) -> Moment:
+    return Moment(
+        epoch=params.cur_epoch_num,
+        step=params.cur_step_in_epoch,
+        global_step=params.cur_step_num,
+        steps_per_epoch=params.batch_num,
+        metrics={} if params.net_outputs is None else {"loss": params.net_outputs},
+        loader=params.train_dataset,
+        epoch_start=params.epoch_start,
+        inputs=_inputs(params),
+    )
+
+
+def _inputs(params: CallbackParams) -> tuple[Any, ...]:
+    """The network's arguments of this step: all of the batch, or without its labels where a loss takes them."""
+    batch = params.train_dataset_element
+    inputs = batch[0] if params.loss_fn is not None else batch
+    return tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)

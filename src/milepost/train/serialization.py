@@ -1,0 +1,6 @@
+"""The tutorial's names for loading, saving and exporting; what they do lives in other rooms."""
+
+from milepost.checkpoint import load_checkpoint, load_param_into_net, save_checkpoint
+from milepost.graphs import export
+
+__all__ = ["export", "load_checkpoint", "load_param_into_net", "save_checkpoint"]

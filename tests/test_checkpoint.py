@@ -1,0 +1,260 @@
+"""One file by hand: saved, opened, loaded."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from milepost import load_checkpoint, load_param_into_net, save_checkpoint
+from milepost.errors import (
+    CheckpointNotFoundError,
+    DamagedCheckpointError,
+    MismatchError,
+    NothingLoadedError,
+    SettingError,
+    SettingTypeError,
+    UnsupportedStateError,
+)
+
+DTYPES = [
+    torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int8, torch.int16, torch.int32, torch.int64,
+    torch.uint8, torch.uint16, torch.uint32, torch.uint64, torch.bool, torch.complex64, torch.complex128,
+    torch.float8_e4m3fn, torch.float8_e5m2,
+]  # fmt: skip
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "a.ckpt"
+
+
+def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
+    def raw(tensor):
+        return tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+
+    return a.dtype == b.dtype and a.shape == b.shape and torch.equal(raw(a), raw(b))
+
+
+def random_tensor(dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
+    """All bit patterns, NaNs with payload and subnormals included (of bools the two that exist)."""
+    count = int(np.prod(shape)) * dtype.itemsize
+    raw = torch.randint(0, 2 if dtype == torch.bool else 256, (count,), dtype=torch.uint8)
+    return raw.view(dtype).reshape(shape)
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 0, 3), (2, 3, 4)], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_every_dtype_and_shape_comes_back_to_the_bit(path, dtype, shape):
+    """Nothing is converted, nothing is normalised."""
+    tensor = random_tensor(dtype, shape)
+    save_checkpoint({"value": tensor}, path)
+    assert same_bits(load_checkpoint(path)["value"], tensor)
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda t: t[1],
+        lambda t: t[:, ::2],
+        lambda t: t.transpose(0, 2),
+        lambda t: t.expand(2, *t.shape),
+        lambda t: t[0, 0, 0],
+        lambda t: t.to(memory_format=torch.channels_last) if t.dim() == 4 else t.permute(2, 0, 1),
+        lambda t: torch.view_as_complex(t[..., :2].contiguous()).conj(),
+    ],
+    ids=["slice", "strided", "transposed", "expanded", "scalar", "permuted", "conjugated"],
+)
+def test_a_view_is_saved_as_what_it_shows(path, view):
+    """Any strides, and only the view's own elements: not the storage that it is a slice of."""
+    tensor = view(torch.randn(4, 6, 50_000))
+    save_checkpoint({"value": tensor}, path)
+    assert torch.equal(load_checkpoint(path)["value"], tensor.resolve_conj())
+    assert path.stat().st_size < tensor.numel() * tensor.element_size() + 4096
+
+
+@pytest.mark.parametrize("form", ["module", "mapping", "list"])
+def test_all_three_forms_say_the_same(path, form):
+    """A module, a mapping, or MindSpore's list of name and data."""
+    net = nn.Linear(3, 2)
+    state = net.state_dict()
+    save_obj = {
+        "module": net,
+        "mapping": state,
+        "list": [{"name": name, "data": value} for name, value in state.items()],
+    }[form]
+    assert save_checkpoint(save_obj, path) == path
+    loaded = load_checkpoint(path)
+    assert list(loaded) == ["weight", "bias"]
+    assert all(torch.equal(loaded[name], state[name]) for name in state)
+
+
+def test_appended_values_come_back_beside_the_parameters(path):
+    """Numbers as 64-bit scalars, texts as texts."""
+    values = {"epoch_num": 3, "lr": 0.1, "is_warm": True, "note": "été ✓", "empty": "", "more": np.arange(3)}
+    save_checkpoint(nn.Linear(1, 1), path, append_dict=values)
+    loaded = load_checkpoint(path)
+    assert loaded["epoch_num"].dtype == torch.int64
+    assert (loaded["epoch_num"].item(), loaded["lr"].item(), loaded["is_warm"].item()) == (3, 0.1, True)
+    assert (loaded["note"], loaded["empty"], loaded["more"].tolist()) == ("été ✓", "", [0, 1, 2])
+    assert [loaded.kind(name) for name in ("weight", "note")] == ["parameter", "appended"]
+    assert load_param_into_net(nn.Linear(1, 1), loaded).unexpected == ()
+
+
+def test_the_suffix_is_added_where_it_is_missing(tmp_path):
+    """Dots of the name are kept."""
+    assert save_checkpoint({"a": torch.ones(1)}, tmp_path / "model-0.5").name == "model-0.5.ckpt"
+
+
+@pytest.mark.parametrize(
+    ("save_obj", "error", "message"),
+    [
+        ({"a": [1, 2]}, UnsupportedStateError, "^a: found a list"),
+        ({"a": None}, UnsupportedStateError, "^a: found a NoneType"),
+        ([{"name": "a"}], SettingTypeError, "^save_obj"),
+        (3, SettingTypeError, "^save_obj"),
+        ([{"name": "a", "data": torch.ones(1)}] * 2, UnsupportedStateError, "^a: found two tensors"),
+    ],
+    ids=["list value", "none", "no data", "number", "twice"],
+)
+def test_what_cannot_be_saved_is_refused_and_the_old_file_stays(path, save_obj, error, message):
+    """A failed save costs nothing."""
+    save_checkpoint({"old": torch.ones(1)}, path)
+    with pytest.raises(error, match=message):
+        save_checkpoint(save_obj, path)
+    assert list(load_checkpoint(path)) == ["old"]
+    assert len(list(path.parent.iterdir())) == 1
+
+
+def test_parameters_are_a_mapping_that_can_be_edited(path):
+    """As a dict: remove what is not wanted, set what is; the file stays as it is."""
+    save_checkpoint(nn.Linear(3, 2), path)
+    parameters = load_checkpoint(path)
+    parameters["weight"].zero_()
+    parameters["bias"] = torch.ones(2)
+    net = nn.Linear(3, 2)
+    load_param_into_net(net, parameters)
+    assert (net.weight.abs().sum().item(), net.bias.tolist()) == (0.0, [1.0, 1.0])
+    del parameters["bias"]
+    assert "bias" not in parameters
+    with pytest.raises(KeyError):
+        parameters["bias"]
+    assert list(load_checkpoint(path)) == ["weight", "bias"]
+
+
+def test_tied_weights_are_stored_once_and_come_back_as_one_tensor(path):
+    """The file has room for one; the mapping has both names."""
+    net = nn.Sequential(nn.Linear(50, 50, bias=False), nn.Linear(50, 50, bias=False))
+    net[1].weight = net[0].weight
+    save_checkpoint(net, path)
+    assert path.stat().st_size < 1.5 * 50 * 50 * 4
+    parameters = load_checkpoint(path)
+    assert parameters["1.weight"] is parameters["0.weight"]
+
+
+def test_loading_into_a_network_reports_on_the_mapping(path):
+    """`load_checkpoint(file, net=...)` says what it did."""
+    save_checkpoint(nn.Linear(3, 2), path)
+    net = nn.Linear(3, 2)
+    assert load_checkpoint(path, net=net).report.loaded == ("weight", "bias")
+
+
+def test_what_the_network_misses_is_warned_about(path):
+    """Half a load is never silent."""
+    save_checkpoint({"weight": torch.ones(2, 3)}, path)
+    with pytest.warns(UserWarning, match="1 of its entries were not loaded: bias"):
+        load_checkpoint(path, net=nn.Linear(3, 2))
+
+
+@pytest.mark.parametrize(
+    ("choice", "names"),
+    [
+        ({"filter_prefix": "conv1"}, ["conv10.weight", "fc.weight"]),
+        ({"filter_prefix": ["conv1.", "fc"]}, ["conv10.weight"]),
+        ({"specify_prefix": "conv1"}, ["conv1.weight", "conv1.bias"]),
+        ({"specify_prefix": ("conv1", "fc"), "filter_prefix": "conv1.bias"}, ["conv1.weight", "fc.weight"]),
+    ],
+    ids=str,
+)
+def test_prefixes_end_at_dots(path, choice, names):
+    """`conv1` does not reach `conv10`."""
+    every = ["conv1.weight", "conv1.bias", "conv10.weight", "fc.weight"]
+    save_checkpoint({name: torch.ones(1) for name in every}, path)
+    assert list(load_checkpoint(path, **choice)) == names
+
+
+@pytest.mark.parametrize("value", ["", [], [""], [3]], ids=str)
+def test_empty_prefixes_are_refused(path, value):
+    """An empty prefix would mean everything."""
+    save_checkpoint({"a": torch.ones(1)}, path)
+    with pytest.raises(SettingError, match="^filter_prefix"):
+        load_checkpoint(path, filter_prefix=value)
+
+
+def test_prefixes_that_leave_nothing_are_an_error(path):
+    """A typing error in a prefix is not an empty load."""
+    save_checkpoint({"a": torch.ones(1)}, path)
+    with pytest.raises(NothingLoadedError, match="names like a"):
+        load_checkpoint(path, specify_prefix="b")
+
+
+def test_a_missing_file_and_a_wrong_argument_are_told(tmp_path):
+    """Each error is also a builtin kind that people catch."""
+    with pytest.raises(FileNotFoundError, match=r"no\.ckpt") as caught:
+        load_checkpoint(tmp_path / "no.ckpt")
+    assert isinstance(caught.value, CheckpointNotFoundError)
+    with pytest.raises(TypeError, match="^ckpt_file_name"):
+        load_checkpoint(3)
+    with pytest.raises(TypeError, match="^net"):
+        load_param_into_net({}, {})
+
+
+def test_a_flipped_bit_in_a_tensor_is_found_and_named(path):
+    """Payloads are checked before they are handed out."""
+    save_checkpoint({"small": torch.ones(2), "large": torch.zeros(1000)}, path)
+    content = bytearray(path.read_bytes())
+    at = content.index(bytes(4000)) + 100
+    content[at] ^= 1
+    path.write_bytes(content)
+    parameters = load_checkpoint(path)
+    assert parameters["small"].tolist() == [1.0, 1.0]
+    with pytest.raises(DamagedCheckpointError, match=r"a\.ckpt, entry 'large'"):
+        parameters["large"]
+
+
+def test_damage_changes_no_parameter(path):
+    """The network is loaded whole or not at all."""
+    save_checkpoint(nn.Linear(3, 2), path)
+    content = bytearray(path.read_bytes())
+    bias = load_checkpoint(path)["bias"]
+    content[content.index(bias.numpy().tobytes())] ^= 1
+    path.write_bytes(content)
+    net = nn.Linear(3, 2)
+    before = net.weight.detach().clone()
+    with pytest.raises(DamagedCheckpointError):
+        load_checkpoint(path, net=net)
+    assert torch.equal(net.weight, before)
+
+
+def test_a_plain_dict_loads_into_a_network_but_not_into_an_optimizer():
+    """Weights alone restore no optimizer, and that is said."""
+    net = nn.Linear(2, 1)
+    report = load_param_into_net(net, {"weight": np.ones((1, 2), np.float32), "bias": torch.zeros(1)})
+    assert report.loaded == ("weight", "bias")
+    with pytest.raises(NothingLoadedError, match="no optimizer state"):
+        load_param_into_net(torch.optim.SGD(net.parameters(), lr=0.1), {"weight": torch.ones(1)})
+
+
+def test_a_text_does_not_load_into_a_parameter():
+    """What stands under a parameter's name must be a tensor."""
+    with pytest.raises(MismatchError, match="weight: a str in the checkpoint, a tensor in the target"):
+        load_param_into_net(nn.Linear(1, 1), {"weight": "text"})
+
+
+def test_a_replaced_file_stays_what_it_was_for_those_who_opened_it(path):
+    """An evaluator is not disturbed by the training."""
+    save_checkpoint({"a": torch.zeros(3)}, path)
+    parameters = load_checkpoint(path)
+    save_checkpoint({"b": torch.ones(5)}, path)
+    assert parameters["a"].tolist() == [0.0, 0.0, 0.0]
