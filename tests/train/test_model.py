@@ -375,13 +375,13 @@ def test_impossible_arguments_of_model_are_refused_by_name(network):
 @pytest.mark.parametrize("device", ["cuda:99", "gpu", "", object()])
 def test_a_device_that_is_not_there_is_refused_at_construction(network, device):
     """The message names the field, not a kernel."""
-    with pytest.raises(SettingError, match="^device: "):
+    with pytest.raises(SettingError, match=r"^device: "):
         Model(network, device=device)
 
 
 def test_training_without_an_optimizer_is_refused(network, blobs):
     """Without an optimizer nothing would be learned."""
-    with pytest.raises(TrainingError, match="^optimizer: found none"):
+    with pytest.raises(TrainingError, match=r"^optimizer: found none"):
         Model(network, CrossEntropyLoss()).train(1, blobs)
 
 
