@@ -1,0 +1,196 @@
+"""The `-graph.meta` file's content: an ONNX graph without weights, and how weights fill it. Files are not known here.
+
+The weights are *inputs* of the graph, under the names of the checkpoint's entries, each marked in its `metadata_props`.
+That is how `torch.onnx.ONNXProgram.save(include_initializers=False, keep_initializers_as_inputs=True)` writes a graph
+without weights, and the only form of four that onnx.checker and onnxruntime accept: an initializer without data, or
+with external data that is not there, is refused by both; a sparse initializer without values means zeros, and
+computes with them silently. onnxruntime runs such a graph as it is, with the weights among what it is fed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from milepost.errors import GraphError, MismatchError
+from milepost.graphs.guard import untouched
+from milepost.graphs.trace import as_inputs, need_onnx, trace
+from milepost.state.tensors import content_of
+
+if TYPE_CHECKING:
+    import onnx
+
+ENTRY = "milepost.entry"
+"""The mark of a weight among the graph's inputs; its value is ``parameter`` or ``buffer``."""
+
+KIND_WITHOUT_WEIGHTS = "graph without weights"
+
+_ONNX_TYPES = {torch.float32: "FLOAT", torch.float64: "DOUBLE"}
+_NOTHING: Mapping[str, str] = MappingProxyType({})
+
+
+def graph_meta(net: nn.Module, inputs: object, *, metadata: Mapping[str, str] = _NOTHING) -> bytes:
+    """Trace `net` and return its graph without weights, as an ONNX model.
+
+    The module is traced in eval mode, with a free batch dimension where it allows one, and is left exactly as it was.
+    The graph's first inputs are those of forward; after them come the parameters and buffers that the computation
+    uses, under their names in `net.state_dict()` (of tied ones the first). Buffers that are not in the state dict, and
+    other tensors that the module holds, are constants of the graph. Hooks that the user registered are left out, and
+    the modules that have some are listed in the metadata; hooks of torch that compute a weight (weight norm, spectral
+    norm, pruning) are in.
+
+    Args:
+        net: The module, on any device.
+        inputs: An example tensor or array, or a tuple of them, as for a call of `net`; the values do not matter.
+        metadata: Further lines for the graph's metadata, such as the run.
+
+    Raises:
+        GraphError: The module cannot be expressed as a graph.
+        MissingExtraError: onnx or onnxscript is not installed.
+
+    Example:
+        >>> meta = graph_meta(nn.Linear(3, 2), torch.zeros(1, 3))
+        >>> [name for name in fill(meta, nn.Linear(3, 2).state_dict()).graph.initializer[0].dims]
+        [2, 3]
+    """
+    need_onnx("tracing a graph", "onnx", "onnxscript")
+    with untouched(net):
+        traced = trace(net, as_inputs(net, inputs))
+    graph = traced.model.graph
+    for name in traced.entries:
+        weight = graph.initializers.pop(name)
+        weight.const_value = None
+        graph.inputs.append(weight)
+    proto = traced.proto()
+    for value in proto.graph.input:
+        if value.name in traced.entries:
+            value.metadata_props.add(key=ENTRY, value=traced.entries[value.name])
+    describe(proto, net, KIND_WITHOUT_WEIGHTS, metadata, hidden_hooks=traced.hidden_hooks)
+    check(proto, net)
+    content: bytes = proto.SerializeToString(deterministic=True)
+    return content
+
+
+def fill(meta: bytes, weights: Mapping[str, object]) -> onnx.ModelProto:
+    """Put weights into a graph that `graph_meta` made; the result is a complete ONNX model.
+
+    Args:
+        meta: The content of a ``-graph.meta`` file.
+        weights: Name to tensor or array, such as what `load_checkpoint` returns; names that the graph does not use
+            are ignored.
+
+    Raises:
+        GraphError: `meta` is not such a graph.
+        MismatchError: Weights are missing, or of another shape or dtype; all of them are listed.
+        MissingExtraError: onnx is not installed.
+    """
+    need_onnx("reading a graph", "onnx")
+    proto = _parsed(meta)
+    places = [value for value in proto.graph.input if _is_entry(value)]
+    problems = [problem for value in places if (problem := _problem(value, weights))]
+    if problems:
+        raise MismatchError(
+            "weights for a graph",
+            found=f"{len(problems)} of {len(places)} entries that do not fit: " + "; ".join(problems[:5]),
+            expected="the names, shapes and dtypes of the graph",
+            remedy="Use a checkpoint of the run that wrote the graph.",
+        )
+    arguments = [value for value in proto.graph.input if not _is_entry(value)]
+    del proto.graph.input[:]
+    proto.graph.input.extend(arguments)
+    for value in places:
+        tensor = _tensor(weights[value.name])
+        proto.graph.initializer.add(
+            name=value.name,
+            data_type=value.type.tensor_type.elem_type,
+            dims=tensor.shape,
+            raw_data=bytes(content_of(tensor)),
+        )
+    return proto
+
+
+def describe(
+    proto: onnx.ModelProto, net: nn.Module, kind: str, metadata: Mapping[str, str], *, hidden_hooks: list[str]
+) -> None:
+    """Say in the graph's metadata what it is, of which module, and what wrote it."""
+    proto.doc_string = f"{type(net).__name__}, {kind}"
+    facts = {**metadata, "kind": kind, "model": type(net).__name__, "torch": torch.__version__}
+    facts["milepost"] = version("milepost")
+    if hidden_hooks:
+        facts["hooks left out"] = ", ".join(hidden_hooks)
+    for key, value in sorted(facts.items()):
+        proto.metadata_props.add(key=key, value=value)
+
+
+def check(proto: onnx.ModelProto, net: nn.Module) -> None:
+    """Raise `GraphError` if onnx.checker refuses the graph."""
+    import onnx
+
+    try:
+        onnx.checker.check_model(proto)
+    except onnx.checker.ValidationError as error:
+        raise GraphError(
+            type(net).__name__,
+            found=f"a graph that onnx.checker refuses: {str(error).partition(chr(10))[0]}",
+            expected="a valid ONNX graph",
+            remedy="Try another version of torch or onnxscript; checkpoints do not need the graph.",
+        ) from error
+
+
+def _parsed(meta: bytes) -> onnx.ModelProto:
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        proto = onnx.ModelProto.FromString(meta)
+    except DecodeError as error:
+        raise _not_a_graph("bytes that are not an ONNX model") from error
+    kind = {line.key: line.value for line in proto.metadata_props}.get("kind")
+    if kind != KIND_WITHOUT_WEIGHTS:
+        raise _not_a_graph(f"an ONNX model of kind {kind!r}")
+    return proto
+
+
+def _not_a_graph(found: str) -> GraphError:
+    return GraphError(
+        "graph",
+        found=found,
+        expected=f"a {KIND_WITHOUT_WEIGHTS}",
+        remedy="Give the -graph.meta file that the training wrote.",
+    )
+
+
+def _is_entry(value: onnx.ValueInfoProto) -> bool:
+    return any(mark.key == ENTRY for mark in value.metadata_props)
+
+
+def _problem(place: onnx.ValueInfoProto, weights: Mapping[str, object]) -> str | None:
+    if place.name not in weights:
+        return f"{place.name} is missing"
+    value = weights[place.name]
+    if not isinstance(value, Tensor | np.ndarray):
+        return f"{place.name} is a {type(value).__name__}"
+    import onnx
+
+    expected = place.type.tensor_type
+    shape = tuple(dim.dim_value for dim in expected.shape.dim)
+    if tuple(value.shape) != shape:
+        return f"{place.name} has shape {tuple(value.shape)} instead of {shape}"
+    dtype = _onnx_type(_tensor(value).dtype)
+    if dtype != (wanted := onnx.TensorProto.DataType.Name(expected.elem_type)):
+        return f"{place.name} is of {dtype} instead of {wanted}"
+    return None
+
+
+def _tensor(value: object) -> Tensor:
+    return value if isinstance(value, Tensor) else torch.from_numpy(np.array(value))
+
+
+def _onnx_type(dtype: torch.dtype) -> str:
+    return _ONNX_TYPES.get(dtype, str(dtype).removeprefix("torch.").upper())
