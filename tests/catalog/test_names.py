@@ -171,3 +171,10 @@ def test_the_longest_name_leaves_room_for_a_temporary_one():
     """Prefix, numbers and suffix at their longest stay well below a file system's 255 bytes."""
     name = CheckpointName("x" * MAX_PREFIX_NBYTES, *[10**18 - 1] * 3, suffix="z" * 16)
     assert len(name.text) <= 255 - len(".") - len(".1234567890-abcdef01.tmp")
+
+
+@pytest.mark.parametrize("prefix", ["", "a/b", ".a", None])
+def test_no_name_has_a_prefix_that_is_refused(prefix):
+    """A name that exists can be a file."""
+    with pytest.raises(SettingError, match=r"^prefix: "):
+        CheckpointName(prefix, 1, 1, 1)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from milepost.catalog.names import BREAKPOINT, CheckpointName, graph_name
 from milepost.catalog.records import Record, Unreadable, newest, next_run, records, runs
 from milepost.errors import DamagedCheckpointError, NotACheckpointError
+from milepost.format import strict_json
 from milepost.storage.base import Storage, StoredFile
 from milepost.storage.local import LocalStorage
 from milepost.storage.memory import MemoryStorage
@@ -186,10 +187,10 @@ def test_a_file_that_cannot_be_read_is_no_record(folder, content, error):
     "facts",
     [
         *({"global_step": value} for value in (-1, 1.5, True, "17", [17])),
-        *({"time": value} for value in (True, "now", float("inf"), float("nan"), 10**400, [1])),
+        *({"time": value} for value in (True, "now", [1])),
         *(
             {"metrics": value}
-            for value in ([], "loss", 1, {"loss": "0.1"}, {"loss": None}, {"loss": True}, {"loss": 10**400})
+            for value in ([], "loss", 1, {"loss": "0.1"}, {"loss": None}, {"loss": True}, {"loss": "much"})
         ),
         *({"run": value} for value in ([], "a", 2)),
     ],
@@ -202,6 +203,17 @@ def test_metadata_of_another_making_is_not_trusted(folder, facts):
     assert records(folder.storage, "a", 1, told.append) == []
     assert [each.name for each in told] == [name]
     assert next(iter(facts)) in str(told[0].error)
+
+
+@pytest.mark.parametrize("number", ["1e999", "9" * 400])
+@pytest.mark.parametrize("facts", ['{"time": %s}', '{"metrics": {"loss": %s}}'])
+def test_a_number_that_no_float_holds_is_not_trusted(folder, monkeypatch, facts, number):
+    """Our writer refuses it, another may write it."""
+    monkeypatch.setattr(strict_json, "encode", lambda text, where: text.encode())
+    folder.put("a-1_1.ckpt", facts % number)
+    told: list[Unreadable] = []
+    assert records(folder.storage, "a", 1, told.append) == []
+    assert len(told) == 1
 
 
 def test_the_newest_is_of_the_highest_run(folder):
