@@ -11,7 +11,7 @@ import torch
 from milepost.errors import SettingError, SettingTypeError, TrainingError
 from milepost.nn import CrossEntropyLoss, Momentum, SoftmaxCrossEntropyWithLogits
 from milepost.train.callback import Callback
-from milepost.train.model import Model, _Position
+from milepost.train.model import Model, _move_state_to_parameters, _Position
 
 
 @pytest.fixture
@@ -458,3 +458,15 @@ def test_an_accelerator_is_chosen_and_loaded_optimizer_state_moves_along(make_ne
     assert {parameter.device for parameter in network.parameters()} == {model.device}
     assert {state["momentum_buffer"].device for state in optimizer.state.values()} == {model.device}
     assert model.eval(blobs)["accuracy"] > 0.9
+
+
+@pytest.mark.parametrize(("flags", "step_device"), [({}, "cpu"), ({"capturable": True}, "meta")])
+def test_optimizer_state_follows_its_parameters(flags, step_device):
+    """State goes to its parameter's device; the count of steps only where torch wants it there."""
+    parameter = torch.nn.Parameter(torch.ones(2, device="meta"))  # a second device that every machine has
+    optimizer = torch.optim.Adam([parameter], **flags)
+    optimizer.state[parameter] = {"step": torch.tensor(3.0), "exp_avg": torch.ones(2), "kept": [torch.ones(2)]}
+    _move_state_to_parameters(optimizer)
+    state = optimizer.state[parameter]
+    assert state["exp_avg"].device.type == state["kept"][0].device.type == "meta"
+    assert state["step"].device.type == step_device
