@@ -33,6 +33,12 @@ class ArraySpec:
         """Bytes of the content in C order, little-endian (not defined for texts, whose length is their own)."""
         return math.prod(self.shape) * DTYPES[self.dtype].itemsize
 
+    def is_filled_by(self, nbytes: int) -> bool:
+        """Whether `nbytes` bytes can be this array's content; a text has any number of code points but none."""
+        if self.dtype == "str":
+            return self.shape == () and nbytes > 0 and nbytes % DTYPES["str"].itemsize == 0
+        return nbytes == self.nbytes
+
 
 @dataclass(frozen=True, slots=True)
 class Extent:

@@ -1,0 +1,402 @@
+"""Arrays <-> the bytes of a `.ckpt` file, in Milepost's profile of MindSpore's format. Paths are not known here.
+
+`plan` says how long a file will be before any content is read, then streams it. `read_index` says what a file holds
+without reading the contents. ``docs/format.md`` is the specification of what both do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import xxhash
+
+from milepost.errors import DamagedCheckpointError, NotACheckpointError, SettingError, UnsupportedStateError
+from milepost.format import rows, schema, strict_json
+from milepost.format.dtypes import DTYPES
+from milepost.format.scan import scan
+from milepost.format.spec import KINDS, Array, ArraySpec, Extent, Index, Source
+from milepost.format.wire import FIELD_LIMIT, bytes_field, bytes_head, damaged, varint_field
+
+BLOCK_NBYTES = 4 << 20
+"""Bytes that are checksummed and handed out at a time, so that the writer finds them in the processor's cache."""
+
+LARGE_NBYTES = 256 << 10
+"""From here on a content is handed out as it lies; a smaller one is copied, which costs less than another write."""
+
+
+class Checksum:
+    """XXH3-64 of a content that comes in blocks.
+
+    Source: https://github.com/Cyan4973/xxHash/blob/dev/doc/xxhash_spec.md, XXH3 with seed 0.
+
+    >>> checksum = Checksum()
+    >>> checksum.update(b"mile")
+    >>> checksum.update(b"post")
+    >>> checksum.value() == Checksum.of(b"milepost")
+    True
+    """
+
+    def __init__(self) -> None:
+        self._hash = xxhash.xxh3_64()
+
+    @staticmethod
+    def of(content: bytes | bytearray | memoryview) -> int:
+        """Return the checksum of a content that is at hand as a whole."""
+        return xxhash.xxh3_64_intdigest(content)
+
+    def update(self, block: bytes | bytearray | memoryview) -> None:
+        """Take in the next block."""
+        self._hash.update(block)
+
+    def value(self) -> int:
+        """Return the checksum of all blocks so far."""
+        return self._hash.intdigest()
+
+
+def encode_text(text: str) -> bytes:
+    """Return a text as the content of a `str` entry: UTF-32-LE without a byte order mark, never empty.
+
+    Raises:
+        UnsupportedStateError: The text has no form in Unicode, or ends in NUL, which MindSpore takes for filling.
+
+    >>> encode_text("a").hex(), encode_text("").hex()
+    ('61000000', '00000000')
+    """
+    if text.endswith("\0") or not strict_json.is_unicode(text):
+        raise UnsupportedStateError(
+            "text",
+            found=repr(text[-40:]),
+            expected="Unicode that does not end in NUL",
+            remedy="Store it as an array of uint8.",
+        )
+    return text.encode("utf-32-le") or bytes(4)
+
+
+def decode_text(content: bytes | bytearray | memoryview, where: str = "text") -> str:
+    """Return the text that a `str` entry holds.
+
+    Raises:
+        DamagedCheckpointError: The content is no UTF-32-LE.
+
+    >>> decode_text(bytes(4))
+    ''
+    """
+    try:
+        return str(content, "utf-32-le").rstrip("\0")
+    except UnicodeDecodeError as error:
+        raise damaged(where, error.start, "no Unicode character", "a text in UTF-32-LE") from error
+
+
+def plan(
+    arrays: Sequence[Array],
+    metadata: Mapping[str, Any],
+    aliases: Mapping[str, str] = {},
+    *,
+    slice_nbytes: int = schema.SLICE_NBYTES,
+) -> Plan:
+    """Lay out a checkpoint file; no content is read yet but that of texts, whose length nothing else tells.
+
+    Args:
+        arrays: What the file will hold, in this order.
+        metadata: A JSON object for the reader; non-finite numbers and keys that are no texts are refused.
+        aliases: Further names for arrays, each with the name of the array that it stands for.
+        slice_nbytes: Contents longer than this are cut. The default suits every reader.
+
+    Returns:
+        The layout, ready to be streamed.
+
+    Raises:
+        SettingError: A name is empty, not Unicode or given twice; an alias stands for nothing; a dtype, kind or
+            shape does not exist.
+        UnsupportedStateError: The metadata holds what JSON does not.
+
+    >>> from milepost.format.spec import Array, ArraySpec
+    >>> three = Array(ArraySpec("w", "uint8", (3,)), "parameter", lambda: memoryview(b"abc"))
+    >>> planned = plan([three], {"epoch": 1})
+    >>> planned.nbytes == len(b"".join(planned.chunks()))
+    True
+    """
+    _check_names([array.spec.name for array in arrays], aliases)
+    parts, offset = [], schema.HEADER_NBYTES
+    for array in arrays:
+        _check_array(array)
+        part = _lay_out(array, offset, slice_nbytes)
+        parts.append(part)
+        offset = part.end
+    return Plan(parts, offset, strict_json.encode(metadata, "metadata"), dict(aliases))
+
+
+def _check_names(names: Sequence[str], aliases: Mapping[str, str]) -> None:
+    seen: set[str] = set()
+    for name in [*names, *aliases]:
+        if not name or not strict_json.is_unicode(name):
+            raise _unusable(name, "an empty name" if not name else "half of a surrogate pair in it", "a Unicode name")
+        if name in seen:
+            raise _unusable(name, "two entries of this name", "each name once")
+        seen.add(name)
+    for alias, name in aliases.items():
+        if name not in seen or name in aliases:
+            raise _unusable(alias, f"an alias for {name!r}", "the name of an array of this file")
+
+
+def _check_array(array: Array) -> None:
+    spec = array.spec
+    if spec.dtype not in DTYPES:
+        raise _unusable(spec.name, f"the dtype {spec.dtype!r}", "one of " + ", ".join(DTYPES))
+    if array.kind not in KINDS:
+        raise _unusable(spec.name, f"the kind {array.kind!r}", "one of " + ", ".join(KINDS))
+    if len(spec.shape) > schema.DIMENSIONS_LIMIT or not all(0 <= length < 2**63 for length in spec.shape):
+        raise _unusable(
+            spec.name, f"the shape {spec.shape}", f"at most {schema.DIMENSIONS_LIMIT} lengths from 0 to 2**63 - 1"
+        )
+    if spec.dtype == "str" and spec.shape:
+        raise _unusable(spec.name, f"a text of shape {spec.shape}", "one text, of shape ()")
+
+
+def _unusable(name: str, found: str, expected: str) -> SettingError:
+    return SettingError(f"entry {name!r}", found=found, expected=expected, remedy="Correct it before saving.")
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """An array's place in the file: what stands before each run of its content, and where the run goes."""
+
+    array: Array
+    content: Callable[[], memoryview]
+    heads: tuple[bytes, ...]
+    extents: tuple[Extent, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(extent.length for extent in self.extents)
+
+    @property
+    def end(self) -> int:
+        return self.extents[-1].offset + self.extents[-1].length
+
+    def take(self) -> memoryview:
+        """The content, after a look at its length; what was announced can no longer be changed."""
+        content = memoryview(self.content())
+        if not len(content) == content.nbytes == self.nbytes:
+            raise UnsupportedStateError(
+                f"entry {self.array.spec.name!r}",
+                found=f"a content of {len(content)} items in {content.nbytes} bytes",
+                expected=f"{self.nbytes} bytes for {self.array.spec.dtype} {self.array.spec.shape}",
+                remedy="Keep the array as it is until the save has ended.",
+            )
+        return content
+
+    def row(self, checksum: int) -> list[object]:
+        """The part's row in the index."""
+        return rows.row(self.array.spec, self.array.kind, self.extents, checksum)
+
+    def runs(self, content: memoryview) -> Iterator[tuple[bytes, memoryview]]:
+        """Each head with the run of content behind it."""
+        begin = 0
+        for head, extent in zip(self.heads, self.extents, strict=True):
+            yield head, content[begin : begin + extent.length]
+            begin += extent.length
+
+
+def _lay_out(array: Array, offset: int, slice_nbytes: int) -> _Part:
+    dtype = DTYPES[array.spec.dtype]
+    content, nbytes = array.content, 0
+    if dtype.name == "str":
+        text = array.content()
+        content, nbytes = (lambda: text), len(text)
+    else:
+        nbytes = array.spec.nbytes
+    if not array.spec.is_filled_by(nbytes):
+        raise _unusable(array.spec.name, f"a text of {nbytes} bytes", "what encode_text gives")
+    step = max(1, slice_nbytes // dtype.itemsize) * dtype.itemsize
+    heads, extents = [], []
+    for begin in range(0, nbytes, step) or (0,):
+        length = min(step, nbytes - begin)
+        head = _value_head(array.spec, offset, length)
+        extents.append(Extent(offset + len(head), length))
+        heads.append(head)
+        offset += len(head) + length
+    return _Part(array, content, tuple(heads), tuple(extents))
+
+
+def _value_head(spec: ArraySpec, offset: int, length: int) -> bytes:
+    """What stands at `offset`, before `length` bytes of content: a Value up to there, padded to the alignment."""
+    # MindSpore writes a text's dims as [0] and a scalar's not at all.
+    dims = (0,) if spec.dtype == "str" else spec.shape
+    tag = bytes_field(schema.VALUE_TAG, spec.name.encode())
+    front = b"".join(varint_field(schema.TENSOR_DIMS, dim) for dim in dims)
+    front += bytes_field(schema.TENSOR_TYPE, DTYPES[spec.dtype].ckpt.encode())
+    content_head = bytes_head(schema.TENSOR_CONTENT, length)
+    padding = 0
+    while True:  # More padding can make the lengths before it a byte longer, so one round need not be enough.
+        tensor = front + bytes_field(schema.TENSOR_PADDING, bytes(padding)) + content_head
+        value = tag + bytes_head(schema.VALUE_TENSOR, len(tensor) + length) + tensor
+        head = bytes_head(schema.CHECKPOINT_VALUE, len(value) + length) + value
+        missing = -(offset + len(head)) % schema.ALIGNMENT
+        if not missing:
+            break
+        padding += missing
+    if len(value) + length >= FIELD_LIMIT:
+        raise _unusable(spec.name[:40], f"a record of {len(value) + length} bytes", f"less than {FIELD_LIMIT}")
+    return head
+
+
+class Plan:
+    """A checkpoint file laid out: its size is known, its bytes come when they are asked for. Made by `plan`."""
+
+    def __init__(self, parts: Sequence[_Part], offset: int, metadata: bytes, aliases: dict[str, str]) -> None:
+        self._parts = parts
+        self._offset = offset
+        self._metadata = metadata
+        self._aliases = aliases
+        self._nbytes = offset + len(self._tail([0] * len(parts), 0))
+
+    @property
+    def nbytes(self) -> int:
+        """The exact size of the file in bytes."""
+        return self._nbytes
+
+    def chunks(self) -> Iterator[bytes | memoryview]:
+        """Stream the file: each content is asked for once, in its turn, checksummed, and let go of.
+
+        Memory holds one content at a time, if each chunk is let go of when the next is asked for.
+
+        Raises:
+            UnsupportedStateError: A content does not have the length that its spec announced.
+        """
+        pending = bytearray(schema.HEADER_HEAD + schema.HEADER_FORMAT.pack(schema.MAGIC, schema.PROFILE))
+        checksums = []
+        for part in self._parts:
+            checksum = Checksum()
+            if part.nbytes < LARGE_NBYTES:
+                for head, run in part.runs(part.take()):
+                    checksum.update(run)
+                    pending += head
+                    pending += run
+            else:
+                # Handed out before the content is made: the caller lets go of the last content for it.
+                yield bytes(pending + part.heads[0])
+                pending.clear()
+                yield from _large_runs(part, checksum)
+            checksums.append(checksum.value())
+            if len(pending) >= BLOCK_NBYTES:
+                yield bytes(pending)
+                pending.clear()
+        yield bytes(pending + self._tail(checksums, self._nbytes))
+
+    def _tail(self, checksums: Iterable[int], nbytes: int) -> bytes:
+        """Metadata, index and footer; as long for one set of checksums as for any other."""
+        entries = [part.row(checksum) for part, checksum in zip(self._parts, checksums, strict=True)]
+        index = rows.encode(entries, self._aliases)
+        metadata_head = bytes_head(schema.METADATA_FIELD, len(self._metadata))
+        index_head = bytes_head(schema.INDEX_FIELD, len(index))
+        if max(len(self._metadata), len(index)) >= FIELD_LIMIT:
+            raise UnsupportedStateError(
+                "metadata and index",
+                found=f"{len(self._metadata)} and {len(index)} bytes of JSON",
+                expected=f"less than {FIELD_LIMIT} each",
+                remedy="Store what is large as an array.",
+            )
+        metadata_offset = self._offset + len(metadata_head)
+        index_offset = metadata_offset + len(self._metadata) + len(index_head)
+        footer = schema.FOOTER_FORMAT.pack(
+            metadata_offset,
+            len(self._metadata),
+            Checksum.of(self._metadata),
+            index_offset,
+            len(index),
+            Checksum.of(index),
+            nbytes,
+            schema.PROFILE,
+            schema.MAGIC,
+        )
+        return metadata_head + self._metadata + index_head + index + schema.FOOTER_HEAD + footer
+
+
+def _large_runs(part: _Part, checksum: Checksum) -> Iterator[bytes | memoryview]:
+    """A large part from behind its first head, in blocks."""
+    for position, (head, run) in enumerate(part.runs(part.take())):
+        if position:
+            yield head
+        for begin in range(0, len(run), BLOCK_NBYTES):
+            block = run[begin : begin + BLOCK_NBYTES]
+            checksum.update(block)
+            yield block
+
+
+def read_index(source: Source, where: str) -> Index:
+    """Return what a `.ckpt` file holds, fully checked, without reading the contents.
+
+    Args:
+        source: The file.
+        where: The file's place in words, for messages.
+
+    Returns:
+        The index of a file of Milepost's, read from its end; or of a plain MindSpore file, collected record by
+        record. Where MindSpore added a CRC-32, the whole file is read once to check it.
+
+    Raises:
+        NotACheckpointError: The file is something else, or of a kind that this version does not read.
+        DamagedCheckpointError: The file was a checkpoint once.
+    """
+    nbytes = source.nbytes
+    head = source.read(0, min(nbytes, schema.HEADER_NBYTES))
+    tail = source.read(max(0, nbytes - schema.FOOTER_NBYTES), min(nbytes, schema.FOOTER_NBYTES))
+    has_header = head.startswith(schema.HEADER_HEAD + schema.MAGIC)
+    has_footer = tail.endswith(schema.MAGIC)
+    if not has_header and not has_footer:
+        return scan(source, where)
+    # From here on this is a file of Milepost's, and to scan it like MindSpore's would be to overlook damage.
+    if not has_footer or nbytes < schema.HEADER_NBYTES + schema.FOOTER_NBYTES:
+        raise damaged(where, nbytes, "the end of the file", "a footer: the file was cut short")
+    if not has_header:
+        raise damaged(where, 0, head.hex(" "), "the header that belongs to the footer")
+    return _read_profile(source, where, head, tail)
+
+
+def _read_profile(source: Source, where: str, head: bytes, tail: bytes) -> Index:
+    version = schema.HEADER_FORMAT.unpack(head[len(schema.HEADER_HEAD) :])[1]
+    *places, nbytes, version_again, _ = schema.FOOTER_FORMAT.unpack(tail[len(schema.FOOTER_HEAD) :])
+    begin = source.nbytes - len(tail)
+    if version != version_again:
+        raise damaged(where, 0, f"profile version {version}", f"{version_again}, as in the footer")
+    if version != schema.PROFILE:
+        raise NotACheckpointError(
+            where,
+            found=f"version {version} of the file format",
+            expected=f"version {schema.PROFILE}",
+            remedy="Update milepost.",
+        )
+    if not tail.startswith(schema.FOOTER_HEAD) or nbytes != source.nbytes:
+        raise damaged(where, begin, f"a footer for {nbytes} bytes", f"one for a file of {source.nbytes} bytes")
+    metadata = _read_json(source, f"{where}, metadata", begin, *places[:3])
+    index = _read_json(source, f"{where}, index", begin, *places[3:])
+    try:
+        entries, aliases = rows.decode(index, min(places[0], places[3]))
+    except ValueError as error:
+        # The checksum is right, so this is how it was written: by a broken program, or to do harm.
+        raise DamagedCheckpointError(
+            f"{where}, index",
+            found=str(error),
+            expected="rows as docs/format.md describes them",
+            remedy="The file was written wrongly; do not trust it.",
+        ) from error
+    return Index(entries, aliases, metadata, source.nbytes, version)
+
+
+def _read_json(source: Source, where: str, limit: int, offset: int, length: int, checksum: int) -> dict[str, Any]:
+    """Read a JSON object that ends before `limit`."""
+    if offset + length > limit:
+        raise damaged(where, offset, f"{length} bytes announced", f"at most {max(0, limit - offset)}")
+    text = source.read(offset, length)
+    if Checksum.of(text) != checksum:
+        raise damaged(where, offset, f"bytes with the checksum {Checksum.of(text):016x}", f"{checksum:016x}, as saved")
+    try:
+        value = strict_json.decode(text)
+    except ValueError as error:
+        raise damaged(where, offset, f"no JSON ({error})", "a JSON object") from error
+    if not isinstance(value, dict):
+        raise damaged(where, offset, f"a JSON {type(value).__name__}", "a JSON object")
+    return value

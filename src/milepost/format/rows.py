@@ -1,0 +1,85 @@
+"""Entries <-> the JSON object that is the index of a file of Milepost's. Where it stands is not known here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from milepost.format import schema, strict_json
+from milepost.format.dtypes import DTYPES
+from milepost.format.spec import KINDS, ArraySpec, Entry, Extent
+
+
+def row(spec: ArraySpec, kind: str, extents: Iterable[Extent], checksum: int) -> list[object]:
+    """Return the row of one entry, as long for one checksum as for any other.
+
+    >>> row(ArraySpec("w", "float32", (2, 3)), "parameter", [Extent(64, 24)], 0xABC)
+    ['w', 'parameter', 'float32', (2, 3), [64, 24], '0000000000000abc']
+    """
+    places = [number for extent in extents for number in (extent.offset, extent.length)]
+    return [spec.name, kind, spec.dtype, spec.shape, places, f"{checksum:016x}"]
+
+
+def encode(rows: list[list[object]], aliases: Mapping[str, str]) -> bytes:
+    """Return the index as JSON."""
+    return strict_json.dump({"entries": rows, "aliases": aliases})
+
+
+def decode(index: Mapping[str, Any], limit: int) -> tuple[dict[str, Entry], dict[str, str]]:
+    """Return the entries and aliases of an index; every content lies, alone, before byte `limit`.
+
+    Raises:
+        ValueError: The index cannot be; the message says why.
+    """
+    try:
+        entries = _entries(index["entries"], limit)
+        return entries, _aliases(index["aliases"], entries)
+    except (AttributeError, LookupError, TypeError) as error:  # rows of another form than they should have
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+
+
+def _entries(rows: list[list[Any]], limit: int) -> dict[str, Entry]:
+    entries: dict[str, Entry] = {}
+    end = schema.HEADER_NBYTES
+    for values in rows:
+        entry = _entry(*values)
+        for extent in entry.extents:
+            # Ascending and disjoint: a small file cannot claim to hold the same bytes a million times.
+            if extent.offset < end or extent.offset % schema.ALIGNMENT:
+                raise ValueError(f"{entry.spec.name!r} at byte {extent.offset}, overlapping or not aligned")
+            end = extent.offset + extent.length
+        if entry.spec.name in entries:
+            raise ValueError(f"two entries named {entry.spec.name!r}")
+        entries[entry.spec.name] = entry
+    if end > limit:
+        raise ValueError(f"contents up to byte {end}, beyond {limit}")
+    return entries
+
+
+def _entry(name: str, kind: str, dtype: str, dims: list[int], places: list[int], digits: str, *_later: object) -> Entry:
+    """One row, to which later versions may append; a kind that they may have added is unknown here."""
+    if not isinstance(name, str) or not name or not strict_json.is_unicode(name):
+        raise ValueError(f"the name {name!r}")
+    if len(dims) > schema.DIMENSIONS_LIMIT or not _are_counts([*dims, *places]):
+        raise ValueError(f"{name!r} of shape {dims} at {places}")
+    if dtype not in DTYPES:
+        raise ValueError(f"{name!r} of the unknown dtype {dtype!r}")
+    extents = tuple(map(Extent, places[::2], places[1::2]))
+    if len(places) != 2 * len(extents) or not extents or len(digits) != 16:
+        raise ValueError(f"{name!r} at {places} with the checksum {digits!r}")
+    spec = ArraySpec(name, dtype, tuple(dims))
+    entry = Entry(spec, kind if kind in KINDS else "unknown", extents, int(digits, 16))
+    if not spec.is_filled_by(entry.nbytes):
+        raise ValueError(f"{entry.nbytes} bytes for {name!r}, {dtype} {dims}")
+    return entry
+
+
+def _are_counts(numbers: list[Any]) -> bool:
+    return all([type(number) is int and 0 <= number < 2**63 for number in numbers])  # noqa: C419 (half the time)
+
+
+def _aliases(aliases: dict[str, str], entries: Mapping[str, Entry]) -> dict[str, str]:
+    for alias, name in aliases.items():
+        if not alias or not strict_json.is_unicode(alias) or alias in entries or name not in entries:
+            raise ValueError(f"the alias {alias!r} for {name!r}")
+    return aliases
