@@ -93,7 +93,9 @@ def test_the_last_step_is_saved_exactly_once(tmp_path, monkeypatch):
     """A save that was due at the last step is not repeated at the end."""
     saved = []
     create = LocalStorage.create
-    monkeypatch.setattr(LocalStorage, "create", lambda self, name, size: (saved.append(name), create(self, name, size))[1])
+    monkeypatch.setattr(
+        LocalStorage, "create", lambda self, name, size: (saved.append(name), create(self, name, size))[1]
+    )
     manager = manager_of(tmp_path, save_checkpoint_steps=5)
     manager.start()
     train(manager)

@@ -1,7 +1,7 @@
 """Milepost: checkpoints for PyTorch, saved by policy, verified at every load, exact to resume, readable by MindSpore.
 
-This is the door. `ROOMS` says where each public name lives; a room is imported when one of its names is first asked for,
-so that ``import milepost`` does not import torch.
+This is the door. `ROOMS` says where each public name lives; a room is imported when one of its names is first asked
+for, so that ``import milepost`` does not import torch.
 """
 
 from importlib import import_module
@@ -44,7 +44,7 @@ ROOMS = {
     "save_checkpoint": "milepost.checkpoint",
 }
 
-__all__ = ["__version__", *sorted(ROOMS)]  # noqa: PLE0604 (derived from the one table)
+__all__ = ["__version__", *sorted(ROOMS)]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""`save_checkpoint`, `load_checkpoint`, `load_param_into_net`: one file, by hand. Policies and runs are not known here."""
+"""`save_checkpoint`, `load_checkpoint`, `load_param_into_net`: one file, by hand. Runs and policies are elsewhere."""
 
 from __future__ import annotations
 
@@ -125,9 +125,10 @@ def save_checkpoint(
     Args:
         save_obj: A module (parameters and persistent buffers), a mapping name -> value, or a list of
             ``{"name": ..., "data": ...}``. Values are tensors, NumPy arrays, numbers, bools or texts.
-        ckpt_file_name: The file; ``.ckpt`` is appended where it is missing. A file of that name is replaced in one step.
-        append_dict: More values, stored after the others, e.g. ``{"epoch_num": 3, "note": "warm"}``. A number is stored
-            as a 64-bit scalar.
+        ckpt_file_name: The file; ``.ckpt`` is appended where it is missing. A file of that name is replaced in one
+            step.
+        append_dict: More values, stored after the others, e.g. ``{"epoch_num": 3, "note": "warm"}``. A number is
+            stored as a 64-bit scalar.
 
     Returns:
         The path that was written.

@@ -29,8 +29,8 @@ from milepost.errors import (
     DamagedCheckpointError,
     GraphError,
     LoadError,
-    MissingExtraError,
     MilepostError,
+    MissingExtraError,
     SaveError,
     SettingError,
 )
@@ -110,14 +110,15 @@ class Resumed:
         self._random = parameters.state(RANDOM)
         self._epoch_start = parameters.state(EPOCH_START)
 
-    def restore_order(self, loader: object) -> None:
-        """Set the random state of the epoch's start, so that the loader gives the epoch's batches in the same order."""
-        if self.step and self._epoch_start is not None:
-            random.restore(self._epoch_start, loader)
+    def restore_before_batches(self, loader: object) -> None:
+        """Set the random state in which the epoch's batches began, so that they come in the same order again."""
+        state = self._epoch_start if self.step else self._random
+        if state is not None:
+            random.restore(state, loader)
 
-    def restore_moment(self, loader: object) -> None:
-        """Set the random state of the moment of the save."""
-        if self._random is not None:
+    def restore_after_dropped(self, loader: object) -> None:
+        """Set the random state of the moment of the save, after the batches that were done then are dropped."""
+        if self.step and self._random is not None:
             random.restore(self._random, loader)
 
 
@@ -278,7 +279,7 @@ class CheckpointManager:
 
     def _go_on(self, parameters: Parameters, path: Path) -> Resumed:
         resumed = Resumed(parameters)
-        targets = [self._net] if self._optimizer is None else [self._net, self._optimizer]
+        targets: list[nn.Module | Optimizer] = [self._net] if self._optimizer is None else [self._net, self._optimizer]
         for prepared in [prepare(target, parameters, strict=True) for target in targets]:
             prepared.apply()
         name = parse(path.name, self._prefix)

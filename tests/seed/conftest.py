@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from resnet50 import ResNet50 as RealResNet50
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
+
+from resnet50 import ResNet50 as RealResNet50
 
 
 class SmallNet(nn.Module):

@@ -1,6 +1,6 @@
-"""Each block of MindSpore's tutorial "Saving and Loading Model Parameters" (r0.6), with only the package's name changed.
+"""Each block of MindSpore's tutorial "Saving and Loading Model Parameters" (r0.6), with only the package renamed.
 
-What the tutorial leaves open is given by fixtures: the network's class, the data set, and how its `Momentum()` is built.
+What the tutorial leaves open is given here: the network's class, the data set, and how its `Momentum()` is built.
 Source: mindspore/docs, branch r0.6, tutorials/source_en/use/saving_and_loading_model_parameters.md.
 """
 

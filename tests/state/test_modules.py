@@ -89,9 +89,7 @@ def test_a_name_of_the_network_that_the_state_needs_is_refused():
         snapshot.keep("optimizer.w.exp_avg", "optimizer", torch.ones(1))
 
 
-@pytest.mark.parametrize(
-    "tensor", [torch.eye(2).to_sparse(), torch.empty(2, device="meta")], ids=["sparse", "meta"]
-)
+@pytest.mark.parametrize("tensor", [torch.eye(2).to_sparse(), torch.empty(2, device="meta")], ids=["sparse", "meta"])
 def test_a_tensor_without_dense_data_is_refused_by_name(tensor):
     """At the save, with the name."""
     with pytest.raises(UnsupportedStateError, match="^layer.weight: found a tensor"):

@@ -39,7 +39,7 @@ def train(net, optimizer, steps=3):
     for _ in range(steps):
         x = torch.randn(8, 4, generator=generator)
 
-        def closure():
+        def closure(x=x):
             optimizer.zero_grad()
             loss = net(x).square().sum()
             loss.backward()
@@ -60,9 +60,7 @@ def take(net, optimizer):
 
 
 def put(optimizer, saved, tensors, *, strict=True):
-    prepared = optimizers.prepare(
-        optimizer, saved, lambda name: tensors[name].clone(), strict=strict, where="x.ckpt"
-    )
+    prepared = optimizers.prepare(optimizer, saved, lambda name: tensors[name].clone(), strict=strict, where="x.ckpt")
     prepared.apply()
     return prepared.report
 

@@ -36,7 +36,9 @@ def same(a, b) -> bool:
     if isinstance(a, (list, tuple)):
         return len(a) == len(b) and all(map(same, a, b))
     if isinstance(a, dict):
-        return len(a) == len(b) and all(same(*pair) for x, y in zip(a.items(), b.items(), strict=True) for pair in zip(x, y, strict=True))
+        return len(a) == len(b) and all(
+            same(*pair) for x, y in zip(a.items(), b.items(), strict=True) for pair in zip(x, y, strict=True)
+        )
     return a == b
 
 
@@ -65,7 +67,9 @@ def test_numpy_numbers_become_numbers():
     assert same(there_and_back([np.float64(0.5), np.int32(3), np.bool_(True)]), [0.5, 3, True])
 
 
-@pytest.mark.parametrize("value", [object(), {1, 2}, b"bytes", 1j, print, torch.float32], ids=lambda v: type(v).__name__)
+@pytest.mark.parametrize(
+    "value", [object(), {1, 2}, b"bytes", 1j, print, torch.float32], ids=lambda v: type(v).__name__
+)
 def test_what_cannot_be_stored_is_refused_with_its_path(value):
     """At the save, with the place: never dropped, never at the resume."""
     with pytest.raises(UnsupportedStateError, match=r"^scheduler\.inner\.0: found a .*" + type(value).__name__):

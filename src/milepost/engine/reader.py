@@ -56,12 +56,12 @@ class Reader:
     def _stream(self, name: str, entry: Entry, buffer: memoryview | None) -> None:
         """Read an entry block by block, into `buffer` or over one spare block, and check it."""
         checksum = Checksum()
-        spare = memoryview(bytearray(min(BLOCK_NBYTES, entry.nbytes))) if buffer is None else None
+        spare = memoryview(bytearray(min(BLOCK_NBYTES, entry.nbytes) if buffer is None else 0))
         done = 0
         for extent in entry.extents:
             for start in range(0, extent.length, BLOCK_NBYTES):
                 nbytes = min(BLOCK_NBYTES, extent.length - start)
-                block = spare[:nbytes] if spare is not None else buffer[done : done + nbytes]
+                block = spare[:nbytes] if buffer is None else buffer[done : done + nbytes]
                 self._file.readinto(extent.offset + start, block)
                 checksum.update(block)
                 done += nbytes

@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,9 +18,6 @@ from milepost.graphs.guard import untouched
 from milepost.graphs.meta import check, describe
 from milepost.graphs.trace import as_inputs, need_onnx, trace
 from milepost.storage.local import LocalStorage
-
-if TYPE_CHECKING:
-    import onnx
 
 KIND_WITH_WEIGHTS = "graph with weights"
 
@@ -88,17 +84,20 @@ def _path(path: Path, file_format: str, suffix: str) -> Path:
 
 def _onnx(net: nn.Module, inputs: tuple[Tensor, ...]) -> bytes:
     need_onnx("exporting to ONNX", "onnx", "onnxscript", "onnxruntime")
+    _check_size(net)
     with untouched(net):
         with torch.no_grad():
             results = net(*(tensor.clone() for tensor in inputs))  # forward may work in place
         expected = [leaf for leaf in pytree.tree_leaves(results) if isinstance(leaf, Tensor)]
         traced = trace(net, inputs)
-        _check_size(net)
+        traced.insert_weights()
         proto = traced.proto()
     describe(proto, net, KIND_WITH_WEIGHTS, {}, hidden_hooks=traced.hidden_hooks)
     check(proto, net)
+    names = [value.name for value in proto.graph.input]
     content: bytes = proto.SerializeToString(deterministic=True)
-    _check_results(net, _run(net, proto, content, inputs), expected, traced.hidden_hooks)
+    del proto  # it holds the weights, and so does onnxruntime below
+    _check_results(net, _run(net, content, names, inputs), expected, traced.hidden_hooks)
     return content
 
 
@@ -123,14 +122,13 @@ def _check_size(net: nn.Module) -> None:
         )
 
 
-def _run(net: nn.Module, proto: onnx.ModelProto, content: bytes, inputs: tuple[Tensor, ...]) -> list[np.ndarray]:
+def _run(net: nn.Module, content: bytes, names: list[str], inputs: tuple[Tensor, ...]) -> list[np.ndarray]:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only; it warns about initializers that it folds
     try:
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        names = [value.name for value in proto.graph.input]
         feed = {name: tensor.numpy(force=True) for name, tensor in zip(names, inputs, strict=True)}
         results: list[np.ndarray] = session.run(None, feed)
     except Exception as error:  # onnxruntime's own exceptions share no other base

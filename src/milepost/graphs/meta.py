@@ -62,15 +62,10 @@ def graph_meta(net: nn.Module, inputs: object, *, metadata: Mapping[str, str] = 
     need_onnx("tracing a graph", "onnx", "onnxscript")
     with untouched(net):
         traced = trace(net, as_inputs(net, inputs))
-    graph = traced.model.graph
-    for name in traced.entries:
-        weight = graph.initializers.pop(name)
-        weight.const_value = None
-        graph.inputs.append(weight)
     proto = traced.proto()
     for value in proto.graph.input:
-        if value.name in traced.entries:
-            value.metadata_props.add(key=ENTRY, value=traced.entries[value.name])
+        if value.name in traced.kinds:
+            value.metadata_props.add(key=ENTRY, value=traced.kinds[value.name])
     describe(proto, net, KIND_WITHOUT_WEIGHTS, metadata, hidden_hooks=traced.hidden_hooks)
     check(proto, net)
     content: bytes = proto.SerializeToString(deterministic=True)

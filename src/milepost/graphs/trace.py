@@ -10,7 +10,7 @@ import logging
 import re
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,18 +40,27 @@ _LIBRARIES = ("torch", "onnxscript", "onnx_ir")
 
 @dataclass(frozen=True)
 class Trace:
-    """A traced module.
+    """A traced module. Its weights stand beside the graph and are the module's own tensors, not copies.
 
     Args:
-        model: The graph (`onnx_ir.Model`); its initializers are views of the module's own tensors.
-        entries: Name of an entry in the checkpoint to ``parameter`` or ``buffer``, for the initializers that are
-            state; the others are constants.
+        model: The graph (`onnx_ir.Model`), with the weights as its last inputs.
+        weights: Name of an entry in the checkpoint to its tensor (`onnx_ir.TensorProtocol`).
+        kinds: Name of an entry to ``parameter`` or ``buffer``.
         hidden_hooks: The modules whose hooks are not in the graph.
     """
 
     model: Any
-    entries: dict[str, str]
+    weights: dict[str, Any]
+    kinds: dict[str, str]
     hidden_hooks: list[str]
+
+    def insert_weights(self) -> None:
+        """Make the weights a part of the graph."""
+        graph = self.model.graph
+        for value in [value for value in graph.inputs if value.name in self.weights]:
+            graph.inputs.remove(value)
+            value.const_value = self.weights[value.name]
+            graph.initializers[value.name] = value
 
     def proto(self) -> onnx.ModelProto:
         """The graph as an ONNX message, without what tells about the machine it was traced on."""
@@ -131,13 +140,17 @@ def trace(net: nn.Module, inputs: tuple[Tensor, ...]) -> Trace:
         try:
             exported = _exported(_unwrapped(net), inputs)
             _check_results(net, exported)
+            # `optimize` would fold batch norms into convolutions: the weights would no longer be the checkpoint's.
             program = torch.onnx.export(exported, dynamo=True, optimize=False, verbose=False, opset_version=OPSET)
+            assert program is not None
+            kinds = _name_by_entries(program.model, net)
+            weights = _take_weights(program.model.graph, kinds)
+            _fold(program.model)
         except GraphError:
             raise
         except Exception as error:
             raise _told(net, error) from error
-    assert program is not None
-    return Trace(program.model, _name_by_entries(program.model, net), hidden)
+    return Trace(program.model, weights, kinds, hidden)
 
 
 def _exported(net: nn.Module, inputs: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
@@ -189,7 +202,7 @@ def _name_by_entries(model: Any, net: nn.Module) -> dict[str, str]:
     """Give the initializers that are state the names of the checkpoint, and make all names distinct.
 
     Returns:
-        The entries among the initializers, with their kind.
+        The entries among the initializers, with their kind, ``parameter`` or ``buffer``.
     """
     from onnx_ir.convenience import replace_all_uses_with
 
@@ -219,6 +232,26 @@ def _name_by_entries(model: Any, net: nn.Module) -> dict[str, str]:
     return {
         name: "parameter" if number in parameters else "buffer" for number, name in entries.items() if name in found
     }
+
+
+def _take_weights(graph: Any, names: Iterable[str]) -> dict[str, Any]:
+    weights = {}
+    for name in names:
+        value = graph.initializers.pop(name)
+        weights[name], value.const_value = value.const_value, None
+        graph.inputs.append(value)
+    return weights
+
+
+def _fold(model: Any) -> None:
+    """Compute what depends on no input, such as the missing biases that the exporter makes from shapes of weights.
+
+    To be called when the weights are inputs: else some of them would be computed with, and lose their names.
+    """
+    from onnxscript import optimizer
+
+    optimizer.fold_constants(model, onnx_shape_inference=False)
+    optimizer.remove_unused_nodes(model)
 
 
 def _entries(net: nn.Module) -> dict[int, str]:
@@ -325,15 +358,20 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _user_line(error: BaseException) -> str:
-    """The innermost line in a method of a module that torch does not define."""
-    place = ""
+    """The innermost line in a method of the user's modules, and of torch's modules below it."""
+    users, torchs = "", ""
     for frame, line_number in traceback.walk_tb(error.__traceback__):
         owner = frame.f_locals.get("self")
-        if isinstance(owner, nn.Module) and not frame.f_globals.get("__name__", "").startswith("torch."):
-            file = frame.f_code.co_filename
-            line = linecache.getline(file, line_number).strip()
-            place = f" in {type(owner).__name__}.{frame.f_code.co_name} ({Path(file).name}, line {line_number}: {line})"
-    return place
+        if not isinstance(owner, nn.Module):
+            continue
+        file = frame.f_code.co_filename
+        line = linecache.getline(file, line_number).strip()
+        place = f" in {type(owner).__name__}.{frame.f_code.co_name} ({Path(file).name}, line {line_number}: {line})"
+        if not frame.f_globals.get("__name__", "").startswith("torch."):
+            users, torchs = place, ""
+        elif frame.f_code.co_name == "forward":
+            torchs = place
+    return users + torchs
 
 
 def _first_line(error: BaseException) -> str:

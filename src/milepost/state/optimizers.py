@@ -2,8 +2,8 @@
 
 torch's own state of an optimizer goes by position, so a reordered or added parameter shifts everything behind it
 (pytorch issue 1489). Here every position is saved with its parameter's name and shape. An optimizer built from
-`named_parameters()` knows its names, and is restored by them; one built from `parameters()` does not, and is restored by
-the saved order, if the number and the shapes of its parameters agree.
+`named_parameters()` knows its names, and is restored by them; one built from `parameters()` does not, and is restored
+by the saved order, if the number and the shapes of its parameters agree.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def take(optimizer: Optimizer, names: Mapping[int, str], snapshot: Snapshot) -> 
     own = _names(optimizer)
     known = own or [names.get(id(parameter), f"#{place}") for place, parameter in enumerate(parameters)]
     packed = optimizer.state_dict()
-    groups = []
+    groups: list[dict[str, Any]] = []
     for group in packed["param_groups"]:
         options = {key: value for key, value in group.items() if key not in ("params", "param_names")}
         groups.append(

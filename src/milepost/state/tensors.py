@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from milepost.errors import NotACheckpointError, UnsupportedStateError
 from milepost.format.dtypes import DTYPES
 from milepost.format.spec import Array, ArraySpec
 
-TO_TORCH: dict[str, torch.dtype] = {
-    name: getattr(torch, name) for name in DTYPES if isinstance(getattr(torch, name, None), torch.dtype)
-}
-FROM_TORCH: dict[torch.dtype, str] = {dtype: name for name, dtype in TO_TORCH.items()}
+FROM_TORCH: dict[torch.dtype, str] = {getattr(torch, name): name for name in DTYPES if name not in ("int4", "str")}
+# MindSpore's Int4 holds a byte for each element; torch's dtype of that name holds nothing that can be computed with.
+TO_TORCH: dict[str, torch.dtype] = {name: dtype for dtype, name in FROM_TORCH.items()} | {"int4": torch.int8}
 
 
 def array_of(name: str, kind: str, tensor: torch.Tensor) -> Array:
@@ -36,7 +37,7 @@ def array_of(name: str, kind: str, tensor: torch.Tensor) -> Array:
         raise UnsupportedStateError(
             name,
             found=f"a tensor of {tensor.dtype}",
-            expected="one of " + ", ".join(TO_TORCH),
+            expected="one of " + ", ".join(FROM_TORCH.values()),
             remedy="Convert it before saving.",
         )
     spec = ArraySpec(name, FROM_TORCH[tensor.dtype], tuple(tensor.shape))
@@ -51,7 +52,8 @@ def content_of(tensor: torch.Tensor) -> memoryview:
 
 def bytes_of(tensor: torch.Tensor) -> memoryview:
     """A flat, writable view of a contiguous CPU tensor's memory."""
-    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+    content: npt.NDArray[np.uint8] = tensor.reshape(-1).view(torch.uint8).numpy()
+    return memoryview(content)  # type: ignore[arg-type]  # NumPy's stubs for Python 3.11 do not say that it is a buffer
 
 
 def empty(where: str, spec: ArraySpec) -> torch.Tensor:

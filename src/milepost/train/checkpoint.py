@@ -1,4 +1,4 @@
-"""`ModelCheckpoint`: the tutorial's callback, a thin face of `CheckpointManager`. What is saved when is decided there."""
+"""`ModelCheckpoint`: the tutorial's callback, a thin face of `CheckpointManager`, which decides and does the work."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
+from milepost.catalog.names import check_prefix
 from milepost.config import CheckpointConfig
 from milepost.errors import SettingTypeError
-from milepost.manager import CheckpointManager, Moment, Resumed, check_directory, check_prefix
+from milepost.manager import CheckpointManager, Moment, Resumed, check_directory
 from milepost.train.lifecycle import Callback, CallbackParams, RunContext
 
 
@@ -95,7 +96,7 @@ class ModelCheckpoint(Callback):
         self._manager.step(_moment(run_context.original_args()))
         self._latest = self._manager.latest
 
-    def on_train_end(self, run_context: RunContext) -> None:
+    def on_train_end(self, run_context: RunContext) -> None:  # noqa: ARG002 (the life cycle's signature)
         """Save the last step."""
         assert self._manager is not None
         self._manager.finish()
@@ -106,10 +107,7 @@ class ModelCheckpoint(Callback):
     ) -> None:
         self._manager = None
 
-
-    def _new_manager(
-        self, network: torch.nn.Module, optimizer: torch.optim.Optimizer | None
-    ) -> CheckpointManager:
+    def _new_manager(self, network: torch.nn.Module, optimizer: torch.optim.Optimizer | None) -> CheckpointManager:
         return CheckpointManager(self.directory, network, optimizer, prefix=self.prefix, config=self.config)
 
 

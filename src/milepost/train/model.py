@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from milepost.errors import SettingError, SettingTypeError, TrainingError
-from milepost.train.callback import Callback, CallbackList, CallbackParams, whole_number
+from milepost.manager import Resumed
+from milepost.state import random
+from milepost.train.checkpoint import ModelCheckpoint
+from milepost.train.lifecycle import Callback, CallbackList, CallbackParams, whole_number
 from milepost.train.metrics import Metric, Scores, choose_metrics
 
 __all__ = ["Model"]
@@ -105,6 +109,7 @@ class Model:
         callbacks: Callback | Sequence[Callback] | None = None,
         *,
         initial_epoch: int = 0,
+        resume: Literal["auto", "must", False] | str | os.PathLike[str] = False,
     ) -> None:
         """Train the network until it has seen the data set `epoch` times.
 
@@ -119,9 +124,14 @@ class Model:
                 tensors.
             callbacks: One or several; called in their order.
             initial_epoch: Epochs that are behind already; training begins with the next.
+            resume: Go on from a checkpoint of the `ModelCheckpoint` among the callbacks, exactly, also in the middle
+                of an epoch: ``"auto"`` from the newest one, or from the start if there is none; ``"must"`` from the
+                newest one; else from the file of this path. `initial_epoch` then counts only for a start.
 
         Raises:
-            SettingError: `epoch`, `initial_epoch`, `callbacks` or `train_dataset` cannot be meant.
+            SettingError: `epoch`, `initial_epoch`, `resume`, `callbacks` or `train_dataset` cannot be meant.
+            CheckpointNotFoundError: There is nothing to go on from.
+            LoadError: The checkpoint is not of this network and optimizer; they have not changed.
             TrainingError: No optimizer, or that of another network; a data set without batches, or used up after one
                 epoch; a batch of another form; a loss that is not one number, or without gradient.
         """
@@ -134,7 +144,7 @@ class Model:
                 expected=f"less than epoch, {epoch}",
                 remedy="Give as epoch the number of the last epoch, as initial_epoch the epochs behind.",
             )
-        self._train(epoch, train_dataset, callbacks, _Position(epoch=initial_epoch))
+        self._train(epoch, train_dataset, callbacks, _Position(epoch=initial_epoch), resume)
 
     def eval(
         self, valid_dataset: Iterable[Any], callbacks: Callback | Sequence[Callback] | None = None
@@ -187,6 +197,7 @@ class Model:
         dataset: Iterable[Any],
         callbacks: Callback | Sequence[Callback] | None,
         start: _Position,
+        resume: str | os.PathLike[str] | Literal[False] = False,
     ) -> None:
         optimizer = self._fitting_optimizer()
         params = CallbackParams(
@@ -197,9 +208,6 @@ class Model:
             train_dataset=_checked_dataset("train_dataset", dataset),
             epoch_num=epoch,
             batch_num=_length(dataset),
-            cur_epoch_num=start.epoch + 1,
-            cur_step_num=start.global_step,
-            cur_step_in_epoch=start.step,
         )
 
         def step(batch: Any) -> _Outcome:
@@ -207,11 +215,17 @@ class Model:
 
         watchers = CallbackList(callbacks, params)
         with self._at_work(training=True), watchers:
+            resumed = None if resume is False else self._resume(optimizer, params.list_callback, resume)
+            if resumed is not None:
+                start = _Position(resumed.epoch - 1, resumed.step, resumed.global_step)
+            params.cur_epoch_num, params.cur_step_in_epoch = start.epoch + 1, start.step
+            params.cur_step_num = start.global_step
             watchers.call("begin")
             for epochs_behind in range(start.epoch, epoch):
+                is_first = epochs_behind == start.epoch
                 params.cur_epoch_num = epochs_behind + 1
-                params.cur_step_in_epoch = start.step if epochs_behind == start.epoch else 0
-                self._run_epoch(dataset, step, params, watchers)
+                params.cur_step_in_epoch = start.step if is_first else 0
+                self._run_epoch(dataset, step, params, watchers, resumed if is_first else None)
                 if watchers.context.get_stop_requested():
                     break
             watchers.call("end")
@@ -222,9 +236,10 @@ class Model:
         step: Callable[[Any], _Outcome],
         params: CallbackParams,
         watchers: CallbackList,
+        resumed: Resumed | None = None,
     ) -> None:
         watchers.call("epoch_begin")
-        for batch in _begin_batches(dataset, behind=params.cur_step_in_epoch):
+        for batch in _begin_batches(dataset, params, resumed):
             params.cur_step_num += 1
             params.cur_step_in_epoch += 1
             params.train_dataset_element = _to_device(batch, self.device)
@@ -240,6 +255,19 @@ class Model:
         if params.cur_step_in_epoch == 0:
             raise _no_batches(dataset)
         watchers.call("epoch_end")
+
+    def _resume(
+        self, optimizer: torch.optim.Optimizer, callbacks: Sequence[Callback], which: str | os.PathLike[str]
+    ) -> Resumed | None:
+        savers = [callback for callback in callbacks if isinstance(callback, ModelCheckpoint)]
+        if not savers:
+            raise SettingError(
+                "resume",
+                found=f"{which!r} without a ModelCheckpoint among the callbacks",
+                expected="one, whose prefix and directory say where the checkpoints are",
+                remedy="Add one to the callbacks, or load the checkpoint with load_checkpoint.",
+            )
+        return savers[0].resume(self.network, optimizer, which)
 
     def _update(self, optimizer: torch.optim.Optimizer, batch: Any) -> _Outcome:
         first: _Outcome | None = None
@@ -409,10 +437,21 @@ def _count_samples(batch: Any) -> int:
     return sizes[0] if sizes else 1
 
 
-def _begin_batches(dataset: Iterable[Any], *, behind: int) -> Iterator[Any]:
-    """Make the epoch's iterator, and draw and drop the batches that are `behind` a training that goes on."""
+def _begin_batches(dataset: Iterable[Any], params: CallbackParams, resumed: Resumed | None) -> Iterator[Any]:
+    """Make the epoch's iterator, and draw and drop the batches that are behind a training that goes on.
+
+    The order of the batches follows from the random state that the iterator is made in, so a resumed training makes it
+    in the state that the saved one did, and then sets the state of the moment of the save.
+    """
+    behind = params.cur_step_in_epoch
+    if resumed is not None:
+        resumed.restore_before_batches(dataset)
+    if params.mode == "train":
+        params.epoch_start = random.capture(dataset)
     batches = iter(dataset)
     dropped = sum(1 for _ in islice(batches, behind))
+    if resumed is not None:
+        resumed.restore_after_dropped(dataset)
     if dropped < behind:
         raise TrainingError(
             "the data set",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from milepost.errors import MissingExtraError
-from milepost.train.callback import Callback, CallbackParams, RunContext
+from milepost.train.lifecycle import Callback, CallbackParams, RunContext
 from milepost.train.metrics import hits
 
 if TYPE_CHECKING:
