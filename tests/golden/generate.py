@@ -1,0 +1,125 @@
+"""Writes the golden files: small checkpoints saved by real MindSpore 2.10.0, and what each of them holds.
+
+Run it with the Python of an environment that has `mindspore==2.10.0` (CPU), from anywhere:
+
+    .venv-mindspore/bin/python tests/golden/generate.py
+
+The expectations in `files/expected.json` come from the values in memory, not from the files.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+from mindspore import nn
+from mindspore.train import serialization
+
+FILES = Path(__file__).parent / "files"
+DTYPES = [
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+    "float16",
+    "float32",
+    "float64",
+    "bfloat16",
+    "bool",
+    "complex64",
+    "complex128",
+]
+EXPECTED: dict[str, list[list[object]]] = {}
+
+
+def content(tensor: ms.Tensor) -> bytes:
+    """The tensor's bytes in C order, little-endian."""
+    if tensor.dtype == ms.bfloat16:  # NumPy has no such type; its values are float32 without the lower half
+        return (tensor.float().asnumpy().view(np.uint32) >> 16).astype("<u2").tobytes()
+    return tensor.asnumpy().tobytes()
+
+
+def row(name: str, value: ms.Tensor | str) -> list[object]:
+    """What a reader must find: name, canonical dtype, shape, content in hex (of a text: the text)."""
+    if isinstance(value, str):
+        return [name, "str", [], value]
+    return [name, str(value.dtype).lower(), list(value.shape), content(value).hex()]
+
+
+def save(file_name: str, tensors: dict[str, ms.Tensor], appended: dict[str, object] | None = None, **options: object):
+    """Save by MindSpore, and note what was saved."""
+    path = FILES / file_name
+    path.unlink(missing_ok=True)
+    rows = [{"name": name, "data": tensor} for name, tensor in tensors.items()]
+    ms.save_checkpoint(rows, str(path), append_dict=appended, **options)
+    while options.get("async_save") and ms.async_ckpt_thread_status():
+        time.sleep(0.01)
+    path.chmod(0o644)
+    values = dict(tensors)
+    for name, value in (appended or {}).items():
+        values[name] = value if isinstance(value, str) else ms.Tensor(value)
+    EXPECTED[file_name] = [row(name, value) for name, value in values.items()]
+
+
+def values(dtype: str, shape: tuple[int, ...]) -> ms.Tensor:
+    """Numbers that every dtype can hold."""
+    numbers = np.resize(np.array([0, 1, 2, 3, 100, 127]), shape)
+    if dtype == "bfloat16":
+        return ms.Tensor(numbers.astype(np.float32)).bfloat16()
+    return ms.Tensor(numbers.astype(dtype))
+
+
+def trained(optimizer: str) -> dict[str, ms.Tensor]:
+    """The parameters of a small network and its optimizer, named by MindSpore, after three steps."""
+    ms.set_seed(1)
+    network = nn.SequentialCell(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Dense(32, 3))
+    parameters = network.trainable_params()
+    rule = nn.Momentum(parameters, 0.01, 0.9) if optimizer == "momentum" else nn.Adam(parameters, 0.01)
+    step = nn.TrainOneStepCell(nn.WithLossCell(network, nn.MSELoss()), rule)
+    step.set_train()
+    numbers = np.random.default_rng(1)
+    for _ in range(3):
+        step(
+            ms.Tensor(numbers.standard_normal((4, 1, 4, 4), dtype=np.float32)),
+            ms.Tensor(numbers.standard_normal((4, 3), dtype=np.float32)),
+        )
+    return {parameter.name: parameter.value() for parameter in step.get_parameters()}
+
+
+def main() -> None:
+    """Write all files."""
+    FILES.mkdir(exist_ok=True)
+    every_dtype = {dtype: values(dtype, (2, 3)) for dtype in DTYPES}
+    save("dtypes.ckpt", every_dtype)
+    save("crc.ckpt", every_dtype, crc_check=True)
+    save("scalars.ckpt", {dtype: values(dtype, ()) for dtype in DTYPES} | {"one": values("float32", (1,))})
+    # Saving in the foreground drops arrays without elements without a word; in the background it does not.
+    shapes = ((0,), (0, 3), (2, 0, 3), (2, 3))
+    save("zero_size.ckpt", {f"shape {shape}": values("float32", shape) for shape in shapes}, async_save=True)
+    save(
+        "appended.ckpt",
+        {"weight": values("float32", (2,))},
+        {"epoch_num": 3, "loss": 0.5, "done": True, "no": False, "note": "gelernt: 你好 😀", "empty": ""},
+    )
+    serialization.SLICE_SIZE, slice_kib = 1, serialization.SLICE_SIZE
+    save("slices.ckpt", {"big": values("float32", (25, 25)), "small": values("int8", (3,))})
+    serialization.SLICE_SIZE = slice_kib
+    save("momentum.ckpt", trained("momentum"))
+    save("adam.ckpt", trained("adam"))
+    save("encrypted.ckpt", {"weight": values("float32", (2,))}, enc_key=b"0123456789abcdef", enc_mode="AES-GCM")
+    (FILES / "expected.json").write_text(json.dumps(EXPECTED, indent=1, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as scratch:  # MindSpore leaves files where it runs
+        os.chdir(scratch)
+        main()
