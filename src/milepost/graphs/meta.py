@@ -55,9 +55,10 @@ def graph_meta(net: nn.Module, inputs: object, *, metadata: Mapping[str, str] = 
         MissingExtraError: onnx or onnxscript is not installed.
 
     Example:
-        >>> meta = graph_meta(nn.Linear(3, 2), torch.zeros(1, 3))
-        >>> [name for name in fill(meta, nn.Linear(3, 2).state_dict()).graph.initializer[0].dims]
-        [2, 3]
+        >>> net = nn.Linear(3, 2)
+        >>> meta = graph_meta(net, torch.zeros(1, 3))
+        >>> [weight.name for weight in fill(meta, net.state_dict()).graph.initializer]
+        ['weight', 'bias']
     """
     need_onnx("tracing a graph", "onnx", "onnxscript")
     with untouched(net):
