@@ -259,6 +259,13 @@ class Model:
     def _resume(
         self, optimizer: torch.optim.Optimizer, callbacks: Sequence[Callback], which: str | os.PathLike[str]
     ) -> Resumed | None:
+        if not isinstance(which, str | os.PathLike):
+            raise SettingTypeError(
+                "resume",
+                found=repr(which),
+                expected='"auto", "must", False or the path of a checkpoint',
+                remedy='Give "auto" to go on where there is a checkpoint, and to start where there is none.',
+            )
         savers = [callback for callback in callbacks if isinstance(callback, ModelCheckpoint)]
         if not savers:
             raise SettingError(
