@@ -11,7 +11,8 @@ import torch
 from milepost.errors import SettingError, SettingTypeError, TrainingError
 from milepost.nn import CrossEntropyLoss, Momentum, SoftmaxCrossEntropyWithLogits
 from milepost.train.callback import Callback
-from milepost.train.model import Model, _move_state_to_parameters, _Position
+from milepost.train.devices import move_state_to_parameters
+from milepost.train.model import Model, _Position
 
 
 @pytest.fixture
@@ -466,7 +467,7 @@ def test_optimizer_state_follows_its_parameters(flags, step_device):
     parameter = torch.nn.Parameter(torch.ones(2, device="meta"))  # a second device that every machine has
     optimizer = torch.optim.Adam([parameter], **flags)
     optimizer.state[parameter] = {"step": torch.tensor(3.0), "exp_avg": torch.ones(2), "kept": [torch.ones(2)]}
-    _move_state_to_parameters(optimizer)
+    move_state_to_parameters(optimizer)
     state = optimizer.state[parameter]
     assert state["exp_avg"].device.type == state["kept"][0].device.type == "meta"
     assert state["step"].device.type == step_device

@@ -6,17 +6,26 @@ import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import islice
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from milepost.errors import SettingError, SettingTypeError, TrainingError
 from milepost.manager import Resumed
 from milepost.state import random
+from milepost.train.batches import arguments, count_samples, length, no_batches
 from milepost.train.checkpoint import ModelCheckpoint
+from milepost.train.devices import (
+    accelerators_of,
+    choose_device,
+    detach,
+    is_elsewhere,
+    map_leaves,
+    move_state_to_parameters,
+    to_device,
+)
 from milepost.train.lifecycle import Callback, CallbackList, CallbackParams, whole_number
 from milepost.train.metrics import Metric, Scores, choose_metrics
 
@@ -98,8 +107,8 @@ class Model:
         self.network = network
         self.loss_fn = loss_fn
         self.optimizer = optimizer
-        self.device = _choose_device(network, device)
-        self._is_spread = device is None and len(_accelerators_of(network)) > 1
+        self.device = choose_device(network, device)
+        self._is_spread = device is None and len(accelerators_of(network)) > 1
         self._metrics = choose_metrics(metrics, loss_fn)
 
     def train(
@@ -169,13 +178,13 @@ class Model:
             network=self.network,
             loss_fn=self.loss_fn,
             valid_dataset=_checked_dataset("valid_dataset", valid_dataset),
-            batch_num=_length(valid_dataset),
+            batch_num=length(valid_dataset),
         )
         scores = Scores(self._metrics, self.device)
 
         def step(batch: Any) -> _Outcome:
             outcome = self._apply(batch)
-            scores.add(outcome.loss, outcome.predictions, outcome.labels, samples=_count_samples(batch))
+            scores.add(outcome.loss, outcome.predictions, outcome.labels, samples=count_samples(batch))
             return outcome
 
         watchers = CallbackList(callbacks, params)
@@ -189,7 +198,7 @@ class Model:
     def predict(self, *inputs: Any) -> Any:
         """Return what the network makes of `inputs`, tensors or NumPy arrays, in evaluation mode, without gradients."""
         with self._at_work(training=False):
-            return self.network(*_to_device(inputs, self.device))
+            return self.network(*to_device(inputs, self.device))
 
     def _train(
         self,
@@ -207,7 +216,7 @@ class Model:
             optimizer=optimizer,
             train_dataset=_checked_dataset("train_dataset", dataset),
             epoch_num=epoch,
-            batch_num=_length(dataset),
+            batch_num=length(dataset),
         )
 
         def step(batch: Any) -> _Outcome:
@@ -242,7 +251,7 @@ class Model:
         for batch in _begin_batches(dataset, params, resumed):
             params.cur_step_num += 1
             params.cur_step_in_epoch += 1
-            params.train_dataset_element = _to_device(batch, self.device)
+            params.train_dataset_element = to_device(batch, self.device)
             # The last step's tensors would lie in memory beside those of this one.
             params.net_outputs = params.predictions = params.labels = None
             watchers.call("step_begin")
@@ -253,7 +262,7 @@ class Model:
             if watchers.context.get_stop_requested():
                 break
         if params.cur_step_in_epoch == 0:
-            raise _no_batches(dataset)
+            raise no_batches(dataset)
         watchers.call("epoch_end")
 
     def _resume(
@@ -291,7 +300,7 @@ class Model:
                     remedy="Look for detach(), no_grad() or requires_grad=False between network and loss.",
                 )
             outcome.loss.backward()  # type: ignore[no-untyped-call]
-            first = first or _Outcome(outcome.loss.detach(), _map_leaves(_detach, outcome.predictions), outcome.labels)
+            first = first or _Outcome(outcome.loss.detach(), map_leaves(detach, outcome.predictions), outcome.labels)
             return outcome.loss
 
         # Every optimizer of torch takes a closure, and some need one, so there is one way for all.
@@ -307,7 +316,7 @@ class Model:
 
     def _apply(self, batch: Any) -> _Outcome:
         if self.loss_fn is None:
-            return _Outcome(_one_number(self.network(*_arguments(batch))))
+            return _Outcome(_one_number(self.network(*arguments(batch))))
         if not isinstance(batch, tuple | list) or len(batch) != 2:
             size = f" of {len(batch)}" if isinstance(batch, tuple | list) else ""
             raise TrainingError(
@@ -318,7 +327,7 @@ class Model:
                 "let the network take the whole batch and return the loss.",
             )
         inputs, labels = batch
-        predictions = self.network(*_arguments(inputs))
+        predictions = self.network(*arguments(inputs))
         return _Outcome(_one_number(self.loss_fn(predictions, labels)), predictions, labels)
 
     def _fitting_optimizer(self) -> torch.optim.Optimizer:
@@ -357,91 +366,14 @@ class Model:
         if self._is_spread:  # over several devices by its owner, who knows why
             return
         for module in (self.network, self.loss_fn):
-            if isinstance(module, torch.nn.Module) and _is_elsewhere(module, self.device):
+            if isinstance(module, torch.nn.Module) and is_elsewhere(module, self.device):
                 module.to(self.device)
         if self.optimizer is not None:
-            _move_state_to_parameters(self.optimizer)
-
-
-def _choose_device(network: torch.nn.Module, wish: torch.device | str | None) -> torch.device:
-    if wish is None:
-        wish = next(iter(_accelerators_of(network)), None)
-    if wish is None and torch.accelerator.is_available():
-        wish = torch.accelerator.current_accelerator()
-    if wish is None:
-        wish = "cpu"
-    try:
-        # An empty tensor tells whether the device exists, and which one "cuda" without a number is.
-        return torch.empty(0, device=wish).device
-    except (RuntimeError, TypeError, ValueError, AssertionError) as error:
-        raise SettingError(
-            "device",
-            found=f"{wish!r} ({error})",
-            expected="a device of this machine",
-            remedy='Leave device out to have one chosen, or write e.g. "cpu" or "cuda:0".',
-        ) from error
-
-
-def _accelerators_of(network: torch.nn.Module) -> list[torch.device]:
-    devices = dict.fromkeys(parameter.device for parameter in network.parameters())
-    return [device for device in devices if device.type != "cpu"]
-
-
-def _is_elsewhere(module: torch.nn.Module, device: torch.device) -> bool:
-    return any(tensor.device != device for tensor in chain(module.parameters(), module.buffers()))
+            move_state_to_parameters(self.optimizer)
 
 
 def _optimized(optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:
     return (parameter for group in optimizer.param_groups for parameter in group["params"])
-
-
-def _move_state_to_parameters(optimizer: torch.optim.Optimizer) -> None:
-    """Bring state that was loaded, or made, before its parameters were moved to where they are now."""
-    for group in optimizer.param_groups:
-        # torch wants the count of steps on the CPU, but for optimizers that run as one kernel or graph.
-        stays = set() if group.get("fused") or group.get("capturable") else {"step"}
-        for parameter in group["params"]:
-            state = optimizer.state.get(parameter, {})
-            for key in state.keys() - stays:
-                state[key] = _to_device(state[key], parameter.device)
-
-
-def _to_device(value: Any, device: torch.device) -> Any:
-    def move(leaf: Any) -> Any:
-        if isinstance(leaf, np.ndarray):
-            # A copy, for torch shares neither read-only arrays nor reversed ones.
-            leaf = torch.from_numpy(np.array(leaf))
-        if isinstance(leaf, Tensor):
-            return leaf.to(device, non_blocking=device.type == "cuda")
-        return leaf.to(device) if hasattr(leaf, "to") else leaf
-
-    return _map_leaves(move, value)
-
-
-def _detach(leaf: Any) -> Any:
-    return leaf.detach() if isinstance(leaf, Tensor) else leaf
-
-
-def _map_leaves(change: Callable[[Any], Any], value: Any) -> Any:
-    """Apply `change` to whatever lies in nested tuples, lists and dicts; what knows how to move is one thing."""
-    if hasattr(value, "to"):  # also packed sequences, which are tuples of which a part must stay on the CPU
-        return change(value)
-    if isinstance(value, tuple | list):
-        items = [_map_leaves(change, item) for item in value]
-        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
-    if isinstance(value, dict):
-        return {key: _map_leaves(change, item) for key, item in value.items()}
-    return change(value)
-
-
-def _arguments(inputs: Any) -> Sequence[Any]:
-    return inputs if isinstance(inputs, tuple | list) else (inputs,)
-
-
-def _count_samples(batch: Any) -> int:
-    sizes: list[int] = []
-    _map_leaves(lambda leaf: sizes.append(len(leaf)) if isinstance(leaf, Tensor) and leaf.ndim else None, batch)
-    return sizes[0] if sizes else 1
 
 
 def _begin_batches(dataset: Iterable[Any], params: CallbackParams, resumed: Resumed | None) -> Iterator[Any]:
@@ -469,33 +401,10 @@ def _begin_batches(dataset: Iterable[Any], params: CallbackParams, resumed: Resu
     return batches
 
 
-def _no_batches(dataset: Iterable[Any]) -> TrainingError:
-    if iter(dataset) is dataset:
-        return TrainingError(
-            "the data set",
-            found="an iterator that is used up",
-            expected="batches anew for every epoch",
-            remedy="Give a list, a DataLoader, or an object whose __iter__ begins again.",
-        )
-    return TrainingError(
-        "the data set",
-        found="no batch",
-        expected="one or more",
-        remedy="Look whether it is empty, or smaller than one batch with drop_last=True.",
-    )
-
-
 def _checked_dataset(name: str, dataset: Iterable[Any]) -> Iterable[Any]:
     is_iterable = hasattr(dataset, "__iter__") or hasattr(dataset, "__getitem__")
     _check_kind(name, dataset, is_iterable, "an iterable of batches, e.g. a DataLoader")
     return dataset
-
-
-def _length(dataset: Iterable[Any]) -> int | None:
-    try:
-        return len(dataset)  # type: ignore[arg-type]
-    except TypeError:  # also from a DataLoader over a stream
-        return None
 
 
 def _one_number(loss: Any) -> Tensor:
