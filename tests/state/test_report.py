@@ -28,5 +28,5 @@ def test_a_report_prints_as_a_short_table():
 
 def test_numbered_names_fold_and_the_rest_is_counted():
     """Patterns stand for names, and the list ends."""
-    assert fold(f"layer{i}.0.conv{k}.weight" for i in range(4) for k in range(3)) == ["layer*.*.conv*.weight (12)"]
+    assert fold(f"layer{i}.0.conv{k}.weight" for i in range(4) for k in range(3)) == ["layer*.0.conv*.weight (12)"]
     assert fold("abcdefghijkl")[-1] == "... and 4 more"

@@ -10,6 +10,9 @@ from typing import NamedTuple
 SHOWN = 8
 """Lines per part of a printed report."""
 
+_NUMBER = re.compile(r"((?<=\.)\d+(?=\.)|(?<=[a-z])\d+(?=\.))")
+"""A module's number in a name: ``0`` in ``layer1.0.weight``, and also the ``1``."""
+
 
 class Mismatch(NamedTuple):
     """An entry that does not fit its place: as found in the checkpoint, and as expected by the target."""
@@ -91,14 +94,19 @@ class Prepared:
 
 
 def fold(lines: Iterable[str]) -> list[str]:
-    """Fold lines that differ only in numbers between dots, and cut what is still too long.
+    """Fold lines that differ only in the numbers of their names, and cut what is still too long.
 
     >>> fold(["layer1.0.weight", "layer1.1.weight", "fc.bias"])
     ['layer1.*.weight (2)', 'fc.bias']
     """
-    groups: dict[str, list[str]] = {}
+    groups: dict[tuple[str, ...], list[list[str]]] = {}
     for line in lines:
-        groups.setdefault(re.sub(r"(?<=\.)\d+(?=\.)|(?<=[a-z])\d+(?=\.)", "*", line), []).append(line)
-    folded = [found[0] if len(found) == 1 else f"{pattern} ({len(found)})" for pattern, found in groups.items()]
+        text_and_numbers = _NUMBER.split(line)
+        groups.setdefault(tuple(text_and_numbers[::2]), []).append(text_and_numbers)
+    folded = [
+        "".join(items[0] if len(set(items)) == 1 else "*" for items in zip(*found, strict=True))
+        + (f" ({len(found)})" if len(found) > 1 else "")
+        for found in groups.values()
+    ]
     rest = len(folded) - SHOWN
     return folded if rest <= 0 else [*folded[:SHOWN], f"... and {rest} more"]
