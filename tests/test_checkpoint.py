@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -258,3 +261,21 @@ def test_a_replaced_file_stays_what_it_was_for_those_who_opened_it(path):
     parameters = load_checkpoint(path)
     save_checkpoint({"b": torch.ones(5)}, path)
     assert parameters["a"].tolist() == [0.0, 0.0, 0.0]
+
+
+@pytest.mark.slow
+def test_the_memory_of_a_save_does_not_grow_with_the_model(tmp_path):
+    """Contiguous tensors are written from their own memory, others one at a time."""
+    script = """
+import resource, sys, torch
+from milepost import save_checkpoint
+save_checkpoint({"warm": torch.ones(1000)}, sys.argv[1] + "/warm.ckpt")
+tensors = {f"t{i}": torch.ones(4 << 20) for i in range(24)}  # 24 of 16 MiB
+tensors["strided"] = torch.ones(4096, 1024).t()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+save_checkpoint(tensors, sys.argv[1] + "/large.ckpt")
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    done = subprocess.run([sys.executable, "-c", script, tmp_path], check=True, capture_output=True, text=True)
+    grown_kib = int(done.stdout)
+    assert grown_kib < 32 << 10

@@ -1,0 +1,98 @@
+"""Plans into a storage and back: checked on the way, whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from milepost.engine import reader
+from milepost.engine.reader import Reader
+from milepost.engine.writer import write
+from milepost.errors import CheckpointNotFoundError, DamagedCheckpointError, NotACheckpointError, SaveError
+from milepost.format.ckpt import plan
+from milepost.format.spec import Array, ArraySpec
+from milepost.storage.memory import MemoryStorage
+
+
+def array(name: str, content: bytes) -> Array:
+    return Array(ArraySpec(name, "uint8", (len(content),)), "parameter", lambda: memoryview(content))
+
+
+CONTENTS = {"a": b"first", "b": b"", "c": bytes(range(256)) * 40}
+
+
+@pytest.fixture
+def storage():
+    storage = MemoryStorage()
+    write(storage, "x.ckpt", plan([array(*item) for item in CONTENTS.items()], {"epoch": 1}, {"tied": "a"}))
+    return storage
+
+
+def corrupt(storage: MemoryStorage, content: bytes) -> None:
+    """Flip a bit of the first place where `content` stands."""
+    with storage.open("x.ckpt") as file:
+        raw = bytearray(file.read(0, file.nbytes))
+    raw[raw.index(content)] ^= 0x10
+    storage.put("x.ckpt", bytes(raw))
+
+
+@pytest.mark.parametrize("block_nbytes", [1, 7, 4096, 1 << 20])
+def test_contents_come_back_checked_whatever_the_block(storage, monkeypatch, block_nbytes):
+    """Reading block by block gives the same bytes and the same checksum."""
+    monkeypatch.setattr(reader, "BLOCK_NBYTES", block_nbytes)
+    with Reader(storage, "x.ckpt") as opened:
+        assert {name: bytes(opened.read(name)) for name in opened.index.entries} == CONTENTS
+        assert bytes(opened.read("tied")) == b"first"
+        opened.verify()
+
+
+def test_only_the_damaged_entry_is_refused(storage):
+    """Each entry has a checksum of its own; verifying asks all of them."""
+    corrupt(storage, CONTENTS["c"])
+    with Reader(storage, "x.ckpt") as opened:
+        assert bytes(opened.read("a")) == b"first"
+        with pytest.raises(DamagedCheckpointError, match="entry 'c'"):
+            opened.read("c")
+        with pytest.raises(DamagedCheckpointError, match="entry 'c'"):
+            opened.verify()
+
+
+def test_what_is_no_checkpoint_is_refused_when_opened(storage):
+    """Absent, or something else."""
+    storage.put("y.ckpt", b"PK\x03\x04 a zip")
+    with pytest.raises(NotACheckpointError, match="y.ckpt"):
+        Reader(storage, "y.ckpt")
+    with pytest.raises(CheckpointNotFoundError, match="z.ckpt"):
+        Reader(storage, "z.ckpt")
+
+
+@pytest.mark.parametrize("verb", ["create", "write", "commit"])
+def test_a_refused_save_keeps_the_old_file(verb):
+    """Whatever the system refuses, the file under the name is the old one."""
+    failing = set()
+
+    def fault(met, name):
+        if met in failing:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    storage = MemoryStorage(fault)
+    write(storage, "x.ckpt", plan([array("old", b"1")], {}))
+    failing.add(verb)
+    with pytest.raises(SaveError, match="No space left") as caught:
+        write(storage, "x.ckpt", plan([array("new", b"2")], {}))
+    assert caught.value.errno == errno.ENOSPC
+    with Reader(storage, "x.ckpt") as opened:
+        assert list(opened.index.entries) == ["old"]
+
+
+def test_a_content_that_fails_to_come_leaves_nothing(storage):
+    """An error in the middle of a save, from wherever, publishes nothing."""
+
+    def fail():
+        raise ZeroDivisionError
+
+    broken = Array(ArraySpec("broken", "uint8", (3,)), "parameter", fail)
+    with pytest.raises(ZeroDivisionError):
+        write(storage, "y.ckpt", plan([array("a", b"1"), broken], {}))
+    assert [stat.name for stat in storage.list()] == ["x.ckpt"]
