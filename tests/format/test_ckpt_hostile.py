@@ -48,7 +48,8 @@ def tensor(inner: bytes) -> bytes:
         pytest.param(SOUND + record(b"v", dims=(2**62, 4)), id="product of dims that is 0 modulo 2**64"),
         pytest.param(SOUND + record(b"v", dims=(-1,)), id="negative dim"),
         pytest.param(SOUND + record(b"v", dims=(-2, -1)), id="negative dims with a positive product"),
-        pytest.param(SOUND + record(b"v", dims=(1,) * 65), id="too many dims"),
+        pytest.param(SOUND + record(b"v", dims=(1,) * 65, content=bytes(4)), id="too many dims"),
+        pytest.param(SOUND + record(b"v", dims=(0, -1), content=b""), id="negative dim without elements"),
         pytest.param(SOUND + record(b"v", content=bytes(7)), id="short content"),
         pytest.param(SOUND + record(b"v", content=bytes(9)), id="long content"),
         pytest.param(SOUND + record(b"v", dims=(0,), content=bytes(8)), id="dims [0] with two elements"),
@@ -63,8 +64,8 @@ def tensor(inner: bytes) -> bytes:
         pytest.param(SOUND + record(b"v", tensor_type=b"\xff"), id="type not UTF-8"),
         pytest.param(SOUND + record(b"v", content=None), id="no content"),
         pytest.param(SOUND + value(wire.bytes_field(1, b"v")), id="no tensor"),
-        pytest.param(SOUND + record(b"w", tensor_type=b"Int32"), id="slices of two types"),
-        pytest.param(SOUND + record(b"w", dims=(1, 2)), id="slices of two shapes"),
+        pytest.param(record(dims=(4,)) + record(dims=(4,), tensor_type=b"Int32"), id="slices of two types"),
+        pytest.param(record(dims=(4,)) + record(dims=(2, 2)), id="slices of two shapes"),
         pytest.param(SOUND + value(wire.bytes_field(1, b"v") * 2), id="tag twice"),
         pytest.param(SOUND + value(wire.bytes_field(2, b"") * 2), id="tensor twice"),
         pytest.param(SOUND + tensor(wire.bytes_field(2, b"Int8") * 2), id="type twice"),
@@ -81,7 +82,7 @@ def tensor(inner: bytes) -> bytes:
         pytest.param(SOUND + b"\x0e", id="wire type 6"),
         pytest.param(SOUND + b"\x00", id="zero behind"),
         pytest.param(SOUND + bytes(64), id="zeros behind"),
-        pytest.param(SOUND + b"\x8a\x00" + SOUND[1:], id="key longer than need be"),
+        pytest.param(SOUND + b"\x8a\x00" + record(b"v")[1:], id="key longer than need be"),
         pytest.param(SOUND + b"\x0a" + b"\x80" * 10 + b"\x00", id="length of 11 bytes"),
         pytest.param(SOUND + b"\x0a" + b"\xff" * 9 + b"\x02", id="length beyond 64 bits"),
         pytest.param(SOUND + b"\x0a" + wire.encode_varint(10**10), id="Value of 10 GB"),
@@ -266,6 +267,7 @@ def put(row, position, value):
         pytest.param(put(0, 3, [1] * 100 + [6]), id="too many dimensions"),
         pytest.param(put(0, 3, None), id="no shape"),
         pytest.param(put(0, 4, []), id="no place"),
+        pytest.param(put(1, 4, []), id="no place for no elements"),
         pytest.param(put(0, 4, [64]), id="half a place"),
         pytest.param(put(0, 4, [[64, 24]]), id="nested places"),
         pytest.param(put(0, 4, [65, 24]), id="not aligned"),
@@ -309,6 +311,15 @@ def test_a_footer_that_points_elsewhere_is_refused(small, read, position, number
     values[position] = number
     with pytest.raises(DamagedCheckpointError):
         read(small[: 3 - schema.FOOTER_NBYTES] + schema.FOOTER_FORMAT.pack(*values))
+
+
+@pytest.mark.parametrize("position", [0, 3, 14, -70, -13, -1])
+def test_header_and_footer_vouch_for_each_other(small, read, position):
+    """One wrong byte in either, magic and version included, and the file is damaged, though its index is whole."""
+    changed = bytearray(small)
+    changed[position] ^= 2
+    with pytest.raises(DamagedCheckpointError):
+        read(bytes(changed))
 
 
 def test_a_newer_profile_asks_for_a_newer_milepost(small, read):
