@@ -10,7 +10,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -185,7 +185,8 @@ class CheckpointManager:
         if which not in ("auto", "must"):
             path = Path(which)
             return self._go_on(open_checkpoint(LocalStorage(path.parent), path.name), path)
-        for name in self._newest_first():
+        for record in records.newest_first(self._storage, self._prefix, lambda found: _pass_over(found.error)):
+            name = record.name.text
             try:
                 parameters = open_checkpoint(self._storage, name)
                 parameters.verify()
@@ -291,13 +292,6 @@ class CheckpointManager:
         now = self._clock.now_seconds()
         self._begin(run, own, Progress(resumed.epoch, resumed.step, resumed.global_step, now))
         return resumed
-
-    def _newest_first(self) -> Iterator[str]:
-        """The checkpoints' names, newest first, of the newest run first."""
-        for run in reversed(records.runs(self._storage, self._prefix)):
-            found = records.records(self._storage, self._prefix, run, lambda unreadable: _pass_over(unreadable.error))
-            for record in reversed(found):
-                yield record.name.text
 
     def _begin(self, run: int, own: list[Record], last_save: Progress) -> None:
         self._run = run

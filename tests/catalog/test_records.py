@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from milepost.catalog.names import BREAKPOINT, CheckpointName, graph_name
-from milepost.catalog.records import Record, Unreadable, newest, next_run, records, runs
+from milepost.catalog.records import Record, Unreadable, newest_first, next_run, records, runs
 from milepost.errors import DamagedCheckpointError, NotACheckpointError
 from milepost.format import strict_json
 from milepost.storage.base import Storage, StoredFile
@@ -18,6 +18,11 @@ from milepost.storage.local import LocalStorage
 from milepost.storage.memory import MemoryStorage
 
 STARTED = 1_790_000_000.0
+
+
+def newest(storage, prefix, *on_unreadable):
+    """What a resume would take."""
+    return next(newest_first(storage, prefix, *on_unreadable), None)
 
 
 class Folder:

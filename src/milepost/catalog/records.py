@@ -8,13 +8,13 @@ be read is no record: nothing is resumed from it, and nothing may remove it.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from milepost.catalog.names import CheckpointName, graph_name, parse
 from milepost.errors import CheckpointNotFoundError, DamagedCheckpointError, MilepostError
-from milepost.format.ckpt import read_index
+from milepost.format.ckpt import read_metadata
 from milepost.storage.base import Stat, Storage
 
 
@@ -70,20 +70,17 @@ def records(storage: Storage, prefix: str, run: int, on_unreadable: OnUnreadable
     return _records((file for file in _files(storage, prefix) if file.name.run == run), on_unreadable)
 
 
-def newest(storage: Storage, prefix: str, on_unreadable: OnUnreadable = _ignore) -> Record | None:
-    """Return the newest checkpoint of the highest run that has a readable one, or None if no run has.
+def newest_first(storage: Storage, prefix: str, on_unreadable: OnUnreadable = _ignore) -> Iterator[Record]:
+    """Give the checkpoints of all runs: the highest run first, of each run the newest first.
 
     Args:
-        storage: Where to look.
+        storage: Where to look; it is read run by run, as far as the caller goes.
         prefix: The training's name.
         on_unreadable: Is told of each file that was passed over on the way.
     """
     files = _files(storage, prefix)
     for run in sorted({file.name.run for file in files}, reverse=True):
-        found = _records((file for file in files if file.name.run == run), on_unreadable)
-        if found:
-            return found[-1]
-    return None
+        yield from reversed(_records((file for file in files if file.name.run == run), on_unreadable))
 
 
 def runs(storage: Storage, prefix: str) -> list[int]:
@@ -114,8 +111,7 @@ class _File:
         """Return what the file is to the run it is named for, or None if it belongs to another, or is gone by now."""
         try:
             with self.storage.open(self.stat.name) as source:
-                metadata = read_index(source, source.where).metadata
-                return _record(self.name, self.stat, metadata, source.where)
+                return _record(self.name, self.stat, read_metadata(source, source.where), source.where)
         except CheckpointNotFoundError:
             return None
         except MilepostError as error:

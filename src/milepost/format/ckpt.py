@@ -341,25 +341,59 @@ def read_index(source: Source, where: str) -> Index:
         NotACheckpointError: The file is something else, or of a kind that this version does not read.
         DamagedCheckpointError: The file was a checkpoint once.
     """
+    frame = _read_frame(source, where)
+    if frame is None:
+        return scan(source, where)
+    metadata = frame.read_metadata(source, where)
+    index = _read_json(source, f"{where}, index", frame.end, *frame.index)
+    try:
+        entries, aliases = rows.decode(index, min(frame.metadata[0], frame.index[0]))
+    except ValueError as error:
+        # The checksum is right, so this is how it was written: by a broken program, or to do harm.
+        raise DamagedCheckpointError(
+            f"{where}, index",
+            found=str(error),
+            expected="rows as docs/format.md describes them",
+            remedy="The file was written wrongly; do not trust it.",
+        ) from error
+    return Index(entries, aliases, metadata, source.nbytes, schema.PROFILE)
+
+
+def read_metadata(source: Source, where: str) -> dict[str, Any]:
+    """Return a file's metadata alone: quicker than `read_index`, whose arguments and errors it has."""
+    frame = _read_frame(source, where)
+    return dict(scan(source, where).metadata) if frame is None else frame.read_metadata(source, where)
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """What header and footer say: offset, length and checksum of metadata and index, and where the footer begins."""
+
+    metadata: tuple[int, int, int]
+    index: tuple[int, int, int]
+    end: int
+
+    def read_metadata(self, source: Source, where: str) -> dict[str, Any]:
+        return _read_json(source, f"{where}, metadata", self.end, *self.metadata)
+
+
+def _read_frame(source: Source, where: str) -> _Frame | None:
+    """Read and check header and footer; None for a file that has neither, MindSpore's or somebody else's."""
     nbytes = source.nbytes
     head = source.read(0, min(nbytes, schema.HEADER_NBYTES))
     tail = source.read(max(0, nbytes - schema.FOOTER_NBYTES), min(nbytes, schema.FOOTER_NBYTES))
     has_header = head.startswith(schema.HEADER_HEAD + schema.MAGIC)
     has_footer = tail.endswith(schema.MAGIC)
     if not has_header and not has_footer:
-        return scan(source, where)
+        return None
     # From here on this is a file of Milepost's, and to scan it like MindSpore's would be to overlook damage.
     if not has_footer or nbytes < schema.HEADER_NBYTES + schema.FOOTER_NBYTES:
         raise damaged(where, nbytes, "the end of the file", "a footer: the file was cut short")
     if not has_header:
         raise damaged(where, 0, head.hex(" "), "the header that belongs to the footer")
-    return _read_profile(source, where, head, tail)
-
-
-def _read_profile(source: Source, where: str, head: bytes, tail: bytes) -> Index:
     version = schema.HEADER_FORMAT.unpack(head[len(schema.HEADER_HEAD) :])[1]
-    *places, nbytes, version_again, _ = schema.FOOTER_FORMAT.unpack(tail[len(schema.FOOTER_HEAD) :])
-    begin = source.nbytes - len(tail)
+    *places, size, version_again, _ = schema.FOOTER_FORMAT.unpack(tail[len(schema.FOOTER_HEAD) :])
+    end = nbytes - len(tail)
     if version != version_again:
         raise damaged(where, 0, f"profile version {version}", f"{version_again}, as in the footer")
     if version != schema.PROFILE:
@@ -369,21 +403,9 @@ def _read_profile(source: Source, where: str, head: bytes, tail: bytes) -> Index
             expected=f"version {schema.PROFILE}",
             remedy="Update milepost.",
         )
-    if not tail.startswith(schema.FOOTER_HEAD) or nbytes != source.nbytes:
-        raise damaged(where, begin, f"a footer for {nbytes} bytes", f"one for a file of {source.nbytes} bytes")
-    metadata = _read_json(source, f"{where}, metadata", begin, *places[:3])
-    index = _read_json(source, f"{where}, index", begin, *places[3:])
-    try:
-        entries, aliases = rows.decode(index, min(places[0], places[3]))
-    except ValueError as error:
-        # The checksum is right, so this is how it was written: by a broken program, or to do harm.
-        raise DamagedCheckpointError(
-            f"{where}, index",
-            found=str(error),
-            expected="rows as docs/format.md describes them",
-            remedy="The file was written wrongly; do not trust it.",
-        ) from error
-    return Index(entries, aliases, metadata, source.nbytes, version)
+    if not tail.startswith(schema.FOOTER_HEAD) or size != nbytes:
+        raise damaged(where, end, f"a footer for {size} bytes", f"one for a file of {nbytes} bytes")
+    return _Frame(tuple(places[:3]), tuple(places[3:]), end)
 
 
 def _read_json(source: Source, where: str, limit: int, offset: int, length: int, checksum: int) -> dict[str, Any]:
