@@ -27,10 +27,8 @@ from milepost.config import CheckpointConfig
 from milepost.errors import (
     CheckpointNotFoundError,
     DamagedCheckpointError,
-    GraphError,
     LoadError,
     MilepostError,
-    MissingExtraError,
     SaveError,
     SettingError,
 )
@@ -275,7 +273,7 @@ class CheckpointManager:
             with self._storage.create(name, len(content)) as file:
                 file.write(content)
                 file.commit()
-        except (GraphError, MissingExtraError, SaveError) as error:
+        except Exception as error:  # whatever a tracer meets in a network, it is no reason to end a training
             warnings.warn(f"{name} was not written; the training goes on. {error}", stacklevel=2)
 
     def _go_on(self, parameters: Parameters, path: Path) -> Resumed:

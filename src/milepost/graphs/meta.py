@@ -10,7 +10,6 @@ computes with them silently. onnxruntime runs such a graph as it is, with the we
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.metadata import version
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from milepost._version import __version__
 from milepost.errors import GraphError, MismatchError
 from milepost.graphs.guard import untouched
 from milepost.graphs.trace import as_inputs, need_onnx, trace
@@ -117,7 +117,7 @@ def describe(
     """Say in the graph's metadata what it is, of which module, and what wrote it."""
     proto.doc_string = f"{type(net).__name__}, {kind}"
     facts = {**metadata, "kind": kind, "model": type(net).__name__, "torch": torch.__version__}
-    facts["milepost"] = version("milepost")
+    facts["milepost"] = __version__
     if hidden_hooks:
         facts["hooks left out"] = ", ".join(hidden_hooks)
     for key, value in sorted(facts.items()):
