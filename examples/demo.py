@@ -6,6 +6,7 @@ Run it with ``python examples/demo.py``. Network and data are not defined here.
 from __future__ import annotations
 
 import argparse
+import math
 import multiprocessing
 import signal
 import sys
@@ -36,6 +37,7 @@ from milepost.nn import Momentum, SoftmaxCrossEntropyWithLogits
 from resnet50 import ResNet50
 
 BATCH_SIZE = 32
+LEARNING_RATE = 0.005
 PREFIX = "resnet50"
 KILLED_IN_EPOCH = 2
 NEW_TASK = range(5)
@@ -101,7 +103,7 @@ def train(settings: Settings, reports: Connection) -> None:
     """Train from the start; this runs in the child."""
     torch.manual_seed(1)
     dataset = training_data(settings)
-    callbacks = [new_saver(settings, len(dataset)), ProgressBar(), Report(reports)]
+    callbacks = [CosineDecay(), new_saver(settings, len(dataset)), ProgressBar(), Report(reports)]
     new_model(ResNet50()).train(settings.epochs, dataset, callbacks=callbacks)
 
 
@@ -116,6 +118,23 @@ class Report(Callback):
         self._reports.send((params.cur_epoch_num, params.cur_step_in_epoch, params.batch_num))
 
 
+class CosineDecay(Callback):
+    """Lowers the learning rate along half a cosine to 0, so that weights and batch statistics settle.
+
+    The rate follows from the step's number alone: a training that goes on does so with the right one.
+
+    Source: Loshchilov and Hutter, SGDR (https://arxiv.org/abs/1608.03983), without restarts.
+    """
+
+    def on_train_step_begin(self, run_context: RunContext) -> None:
+        params = run_context.original_args()
+        assert params.optimizer is not None
+        assert params.batch_num is not None
+        share_done = (params.cur_step_num - 1) / (params.epoch_num * params.batch_num)
+        for group in params.optimizer.param_groups:
+            group["lr"] = LEARNING_RATE * (1 + math.cos(math.pi * share_done)) / 2
+
+
 def go_on(settings: Settings) -> tuple[ResNet50, Path]:
     """Train from the newest checkpoint to the end; return the network and the last checkpoint."""
     announce(2, "Starting again: resume='auto' goes on from the newest checkpoint, exactly where it stood.")
@@ -124,7 +143,8 @@ def go_on(settings: Settings) -> tuple[ResNet50, Path]:
     print(f"The newest checkpoint is {newest.name}: epoch {saved['epoch']}, step {saved['step']}.")
     network, dataset = ResNet50(), training_data(settings)
     saver, start = new_saver(settings, len(dataset)), Start()
-    new_model(network).train(settings.epochs, dataset, callbacks=[saver, start, ProgressBar()], resume="auto")
+    callbacks = [CosineDecay(), saver, start, ProgressBar()]
+    new_model(network).train(settings.epochs, dataset, callbacks=callbacks, resume="auto")
     expect(start.global_step == saved["global_step"], f"it went on after step {start.global_step} of all epochs")
     return network, Path(saver.latest_ckpt_file_name or "")
 
@@ -167,7 +187,7 @@ def fine_tune(settings: Settings, checkpoint: Path) -> None:
         print(load_param_into_net(network, load_checkpoint(checkpoint, filter_prefix="fc")))
     model, unseen = new_model(network), unseen_data(settings, NEW_TASK)
     report_accuracy("Accuracy before", model.eval(unseen))
-    model.train(1, training_data(settings, NEW_TASK), callbacks=ProgressBar())
+    model.train(1, training_data(settings, NEW_TASK), callbacks=[CosineDecay(), ProgressBar()])
     report_accuracy("Accuracy after one epoch", model.eval(unseen), at_least=settings.accuracy)
     save_checkpoint(network, settings.directory / f"{run_of(checkpoint)}-finetuned.ckpt", {"classes": len(NEW_TASK)})
 
@@ -193,7 +213,7 @@ def run_of(checkpoint: Path) -> str:
 
 
 def new_model(network: ResNet50) -> Model:
-    optimizer = Momentum(network.parameters(), learning_rate=0.003, momentum=0.9)
+    optimizer = Momentum(network.parameters(), learning_rate=LEARNING_RATE, momentum=0.9)
     return Model(network, SoftmaxCrossEntropyWithLogits(), optimizer)
 
 
@@ -229,7 +249,7 @@ def parse_arguments() -> Settings:
     add = parser.add_argument
     add("--mnist", type=Path, metavar="FOLDER", help="where MNIST's four IDX files are (else scikit-learn's digits)")
     add("--directory", type=Path, default=Path("runs/demo"), help="where to save (default: %(default)s)")
-    add("--epochs", type=int, default=6, help="epochs to train, 2 or more (default: %(default)s)")
+    add("--epochs", type=int, default=5, help="epochs to train, 2 or more (default: %(default)s)")
     add("--images", type=int, default=1440, help="digits to train on, 256 or more (default: %(default)s)")
     add("--accuracy", type=float, default=0.9, help="the accuracy to insist on (default: %(default)s)")
     settings = Settings(**vars(parser.parse_args()))
