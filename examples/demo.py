@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from digits import create_dataset
+from digits import IdxError, create_dataset
 from milepost import (
     Callback,
     CheckpointConfig,
@@ -64,13 +64,14 @@ def main() -> int:
     started = time.monotonic()
     torch.manual_seed(1)
     try:
+        training_data(settings)  # what is wrong with the data is better said here than by a process that dies of it
         train_until_killed(settings)
         network, checkpoint = go_on(settings)
         evaluate(settings, network)
         infer(settings, network, checkpoint)
         fine_tune(settings, checkpoint)
         list_files(settings, checkpoint)
-    except StoryError as error:
+    except (StoryError, IdxError, FileNotFoundError) as error:
         print(f"\nThe story does not hold: {error}", file=sys.stderr)
         return 1
     print(f"\nAll of it held, in {time.monotonic() - started:.0f} s.")

@@ -66,3 +66,11 @@ def test_a_training_too_short_to_kill_is_refused(tmp_path, arguments):
     told = tell("--directory", str(tmp_path), *arguments)
     assert told.returncode == 2
     assert "too short a training to kill in its middle" in told.stderr
+
+
+def test_a_folder_without_mnist_is_refused(tmp_path):
+    """The file that is missing is named, before anything is trained."""
+    told = tell("--directory", str(tmp_path / "runs"), "--mnist", str(tmp_path))
+    assert told.returncode == 1
+    assert "found none of train-images-idx3-ubyte," in told.stderr
+    assert told.stdout == ""
