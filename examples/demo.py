@@ -251,7 +251,7 @@ def parse_arguments() -> Settings:
     add("--mnist", type=Path, metavar="FOLDER", help="where MNIST's four IDX files are (else scikit-learn's digits)")
     add("--directory", type=Path, default=Path("runs/demo"), help="where to save (default: %(default)s)")
     add("--epochs", type=int, default=5, help="epochs to train, 2 or more (default: %(default)s)")
-    add("--images", type=int, default=1440, help="digits to train on, 256 or more (default: %(default)s)")
+    add("--images", type=int, default=4096, help="digits to train on at most, 256 or more (default: %(default)s)")
     add("--accuracy", type=float, default=0.9, help="the accuracy to insist on (default: %(default)s)")
     settings = Settings(**vars(parser.parse_args()))
     if settings.epochs < KILLED_IN_EPOCH or settings.images < 8 * BATCH_SIZE:
