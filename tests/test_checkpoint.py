@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import errno
+import pickle
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -11,15 +15,23 @@ import torch
 from torch import nn
 
 from milepost import load_checkpoint, load_param_into_net, save_checkpoint
+from milepost.engine.writer import write
 from milepost.errors import (
     CheckpointNotFoundError,
     DamagedCheckpointError,
+    LoadError,
+    MilepostError,
     MismatchError,
     NothingLoadedError,
+    SaveError,
     SettingError,
     SettingTypeError,
     UnsupportedStateError,
 )
+from milepost.format.ckpt import plan
+from milepost.format.spec import Array, ArraySpec
+from milepost.manager import CheckpointManager, Moment
+from milepost.storage.local import LocalStorage
 
 DTYPES = [
     torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int8, torch.int16, torch.int32, torch.int64,
@@ -261,6 +273,171 @@ def test_a_replaced_file_stays_what_it_was_for_those_who_opened_it(path):
     parameters = load_checkpoint(path)
     save_checkpoint({"b": torch.ones(5)}, path)
     assert parameters["a"].tolist() == [0.0, 0.0, 0.0]
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """A training checkpoint of two layers with Adam, as the manager writes it: the path, and the network."""
+    net = nn.ModuleDict({"body": nn.Linear(3, 3), "fc": nn.Linear(3, 2)})
+    optimizer = torch.optim.Adam(net.parameters())
+    net["fc"](net["body"](torch.ones(1, 3))).sum().backward()
+    optimizer.step()
+    manager = CheckpointManager(tmp_path / "run", net, optimizer)
+    manager.start()
+    return manager.save(Moment(1, 1, 1)), net, optimizer
+
+
+def test_what_was_loaded_can_be_copied_but_not_pickled(path):
+    """A copy has its own names; nothing closes a file that is not its own."""
+    save_checkpoint(nn.Linear(2, 1), path)
+    parameters = load_checkpoint(path)
+    shallow, deep = copy.copy(parameters), copy.deepcopy(parameters)
+    del shallow["bias"]
+    deep["weight"].zero_()
+    del shallow, deep
+    assert list(parameters) == ["weight", "bias"]
+    assert parameters["weight"].abs().sum() > 0
+    with pytest.raises(TypeError, match="send the path instead"):
+        pickle.dumps(parameters)
+
+
+def test_a_closed_checkpoint_keeps_what_was_read(path):
+    """As a context manager it gives its descriptor back at once."""
+    save_checkpoint(nn.Linear(2, 1), path)
+    with load_checkpoint(path) as parameters:
+        weight = parameters["weight"]
+    assert parameters["weight"] is weight
+    with pytest.raises(ValueError, match="closed"):
+        parameters["bias"]
+
+
+def test_the_default_device_and_inference_mode_do_not_reach_what_is_loaded(trained):
+    """Loading gives CPU tensors that can be trained, wherever it is called."""
+    path, net, _ = trained
+    with torch.device("meta"):
+        assert load_checkpoint(path)["fc.weight"].device.type == "cpu"
+    optimizer = torch.optim.Adam(net.parameters())
+    with torch.inference_mode():
+        load_param_into_net(optimizer, load_checkpoint(path))
+    net["fc"](net["body"](torch.ones(1, 3))).sum().backward()
+    optimizer.step()
+
+
+@pytest.mark.parametrize(
+    "build", [lambda: nn.Linear(3, 2, device="meta"), lambda: nn.LazyLinear(2)], ids=["meta", "lazy"]
+)
+@pytest.mark.filterwarnings("ignore:Lazy modules")
+def test_a_network_without_memory_is_refused(path, build):
+    """It would be reported as loaded, and be as empty as before."""
+    save_checkpoint(nn.Linear(3, 2), path)
+    with pytest.raises(LoadError, match="tensors without memory"):
+        load_checkpoint(path, net=build())
+
+
+def test_prefixes_also_select_the_optimizers_state(trained):
+    """Without the old head's parameters, and with a new head, the rest of the state still finds its place."""
+    path, net, optimizer = trained
+    parameters = load_checkpoint(path, filter_prefix="fc")
+    assert all("fc" not in name for name in parameters)
+    body = torch.optim.Adam(net["body"].named_parameters(prefix="body"))
+    assert load_param_into_net(body, parameters, strict_load=True).unexpected == ()
+    moment = optimizer.state[net["body"].weight]["exp_avg"]
+    assert torch.equal(body.state[net["body"].weight]["exp_avg"], moment)
+    with pytest.raises(NothingLoadedError, match="no optimizer state"):
+        load_param_into_net(body, load_checkpoint(path, filter_prefix="optimizer"))
+
+
+def test_optimizer_state_can_be_set_like_everything_else(trained):
+    """What the mapping shows is what is loaded."""
+    path, net, _ = trained
+    parameters = load_checkpoint(path)
+    parameters["optimizer.fc.bias.exp_avg"] = torch.full((2,), 7.0)
+    optimizer = torch.optim.Adam(net.parameters())
+    load_param_into_net(optimizer, parameters)
+    assert optimizer.state[net["fc"].bias]["exp_avg"].tolist() == [7.0, 7.0]
+
+
+def test_what_was_loaded_is_saved_as_what_it_was(trained, tmp_path):
+    """Kinds, facts and optimizer state survive a copy of the checkpoint."""
+    path, net, optimizer = trained
+    copied = load_checkpoint(save_checkpoint(load_checkpoint(path), tmp_path / "copy.ckpt"))
+    assert {name: copied.kind(name) for name in copied} == {name: load_checkpoint(path).kind(name) for name in copied}
+    assert copied.metadata["global_step"] == 1
+    fresh = torch.optim.Adam(net.parameters())
+    load_param_into_net(fresh, copied, strict_load=True)
+    assert torch.equal(fresh.state[net["fc"].weight]["exp_avg"], optimizer.state[net["fc"].weight]["exp_avg"])
+
+
+def test_where_warnings_are_errors_an_incomplete_load_changes_nothing():
+    """The warning comes before the first change."""
+    net = nn.Linear(2, 1)
+    before = net.weight.detach().clone()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserWarning, match="bias"):
+            load_param_into_net(net, {"weight": torch.ones(1, 2)})
+    assert torch.equal(net.weight, before)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [[1], {"optimizer": {}}, {"optimizer": {"class": "Adam", "groups": [{"params": 3}]}}, {"extra": [1]}, {"extra": 3}],
+    ids=str,
+)
+def test_metadata_that_is_sound_json_but_not_ours_is_told_as_damage(path, state):
+    """The format invites other writers; what they write wrongly is no traceback."""
+    tensor = torch.ones(3)
+    array = Array(ArraySpec("weight", "float32", (3,)), "parameter", lambda: memoryview(tensor.numpy()).cast("B"))
+    write(LocalStorage(path.parent), path.name, plan([array], {"state": state}))
+    assert load_checkpoint(path)["weight"].tolist() == [1.0, 1.0, 1.0]
+    net = nn.Linear(3, 1)
+    with pytest.raises(DamagedCheckpointError, match="metadata"):
+        load_checkpoint(path, net=net, filter_prefix="nothing")
+        load_param_into_net(torch.optim.Adam(net.parameters()), load_checkpoint(path))
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda path: load_param_into_net(nn.Linear(1, 1), str(path)), TypeError, "^parameter_dict: .*load_checkpoint"),
+        (lambda path: load_param_into_net(nn.Linear(1, 1), None), TypeError, "^parameter_dict"),
+        (lambda path: load_param_into_net(nn.Linear(1, 1), {1: torch.ones(1)}), TypeError, "^parameter_dict"),
+        (lambda path: load_param_into_net(nn.Linear(1, 1), {}), NothingLoadedError, "found no names"),
+        (lambda path: save_checkpoint({"a": 1}, None), TypeError, "^ckpt_file_name"),
+        (lambda path: save_checkpoint({"a": 1}, ""), TypeError, "^ckpt_file_name"),
+        (lambda path: save_checkpoint({1: torch.ones(1)}, path), TypeError, "^a name: found 1"),
+        (lambda path: save_checkpoint({"a": 1}, path, append_dict=[1]), TypeError, "^append_dict"),
+        (lambda path: save_checkpoint({"a": 2**70}, path), UnsupportedStateError, "^a: found int"),
+        (lambda path: save_checkpoint({"a": np.array(["x"])}, path), UnsupportedStateError, "^a: found ndarray"),
+        (lambda path: save_checkpoint({"a": np.array([object()])}, path), UnsupportedStateError, "^a: found ndarray"),
+        (lambda path: load_checkpoint(path, filter_prefix=3), SettingError, "^filter_prefix"),
+    ],
+)
+def test_bad_input_is_told_in_its_own_terms(path, call, error, message):
+    """Where, what was found, what was expected, what to do: never a bare KeyError."""
+    save_checkpoint({"weight": torch.ones(1)}, path)
+    with pytest.raises(error, match=message) as caught:
+        call(path)
+    assert isinstance(caught.value, MilepostError)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [np.arange(5)[::-1], np.arange(3, dtype=">f4"), np.asfortranarray(np.eye(3))[1:], np.float32(2.5)],
+    ids=repr,
+)
+def test_arrays_of_any_order_are_saved_by_value(path, array):
+    """Reversed, big-endian, in column order: NumPy's business, not the file's."""
+    save_checkpoint({"a": array}, path)
+    assert np.array_equal(load_checkpoint(path)["a"].numpy(), array)
+
+
+def test_an_error_keeps_its_errno_on_the_way_between_processes():
+    """Process pools and loader workers send errors pickled."""
+    error = SaveError("x.ckpt", found="No space left", expected="space", remedy="Free some.")
+    error.errno = errno.ENOSPC
+    again = pickle.loads(pickle.dumps(error))
+    assert (str(again), again.errno, again.remedy) == (str(error), errno.ENOSPC, "Free some.")
 
 
 @pytest.mark.slow

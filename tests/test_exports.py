@@ -50,6 +50,12 @@ def test_the_tutorials_modules_have_the_tutorials_names(module, names):
     assert all(hasattr(found, name) for name in found.__all__)
 
 
+def test_rooms_are_reached_through_the_door():
+    """`import milepost` is enough for milepost.nn.Momentum."""
+    code = "import milepost; milepost.nn.Momentum, milepost.errors.SaveError"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_importing_the_door_does_not_import_torch():
     """Tools that only look at files start at once."""
     code = "import sys, milepost; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"

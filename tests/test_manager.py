@@ -222,6 +222,25 @@ def test_resume_passes_over_damaged_checkpoints_says_so_and_keeps_them(tmp_path)
     assert left(tmp_path) == ["net-1_1", "net-1_2", "net-1_3", "net-1_4"]
 
 
+@pytest.mark.parametrize("damage", ["cut", "flipped"])
+def test_after_passing_over_damage_the_training_is_a_new_run_so_that_nothing_is_overwritten(tmp_path, damage):
+    """The damaged file would otherwise be replaced when its step comes again."""
+    manager = manager_of(tmp_path)
+    manager.start()
+    train(manager, epochs=1, steps=2)
+    path = tmp_path / "net-1_2.ckpt"
+    content = path.read_bytes()
+    weight = load_checkpoint(path)["weight"].numpy().tobytes()
+    path.write_bytes(content[:-9] if damage == "cut" else content.replace(weight, bytes(len(weight))))
+    kept = path.read_bytes()
+    manager = manager_of(tmp_path)
+    with pytest.warns(UserWarning, match=r"net-1_2\.ckpt"):
+        assert manager.resume("auto").step == 1
+    manager.step(Moment(1, 2, 2, 2))
+    assert path.read_bytes() == kept
+    assert left(tmp_path) == ["net-1_1", "net-1_2", "net_2-1_2"]
+
+
 def test_without_a_checkpoint_auto_starts_afresh_and_must_does_not(tmp_path):
     """`auto` is for a script that is simply started again."""
     manager = manager_of(tmp_path)
@@ -303,6 +322,19 @@ def test_a_bad_prefix_is_refused_with_the_fields_name(tmp_path, prefix, message)
     """At construction, not at the first save."""
     with pytest.raises(SettingError, match=message):
         manager_of(tmp_path, prefix=prefix)
+
+
+def test_a_directory_that_cannot_be_written_to_is_refused_with_the_fields_name(tmp_path, monkeypatch):
+    """At construction. (The system is asked; a test that runs as root would be told yes.)"""
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with pytest.raises(SettingError, match="^directory: .* cannot be written to"):
+        manager_of(tmp_path / "new")
+
+
+def test_a_save_before_the_beginning_is_refused(tmp_path):
+    """A manager has no run until it starts or resumes one."""
+    with pytest.raises(SettingError, match="start"):
+        manager_of(tmp_path).step(Moment(1, 1, 1))
 
 
 def test_a_directory_that_is_a_file_is_refused_with_the_fields_name(tmp_path):

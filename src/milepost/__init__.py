@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from milepost._version import __version__
 
 if TYPE_CHECKING:
-    from milepost.checkpoint import Parameters as Parameters
     from milepost.checkpoint import load_checkpoint as load_checkpoint
     from milepost.checkpoint import load_param_into_net as load_param_into_net
     from milepost.checkpoint import save_checkpoint as save_checkpoint
     from milepost.config import CheckpointConfig as CheckpointConfig
     from milepost.errors import MilepostError as MilepostError
     from milepost.graphs import export as export
+    from milepost.parameters import Parameters as Parameters
     from milepost.state.report import LoadReport as LoadReport
     from milepost.train.callback import Callback as Callback
     from milepost.train.callback import LossMonitor as LossMonitor
@@ -34,7 +34,7 @@ ROOMS = {
     "MilepostError": "milepost.errors",
     "Model": "milepost.train.model",
     "ModelCheckpoint": "milepost.train.callback",
-    "Parameters": "milepost.checkpoint",
+    "Parameters": "milepost.parameters",
     "ProgressBar": "milepost.train.progress",
     "RunContext": "milepost.train.callback",
     "TimeMonitor": "milepost.train.callback",
@@ -48,6 +48,8 @@ __all__ = ["__version__", *sorted(ROOMS)]
 
 
 def __getattr__(name: str) -> Any:
+    if name in ("errors", "nn"):  # rooms that people reach through the door: milepost.nn.Momentum
+        return import_module(f"milepost.{name}")
     if name not in ROOMS:
         raise AttributeError(f"module 'milepost' has no attribute {name!r}")
     value = getattr(import_module(ROOMS[name]), name)

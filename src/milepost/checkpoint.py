@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -16,103 +17,24 @@ from torch.optim import Optimizer
 from milepost._version import __version__
 from milepost.engine.reader import Reader
 from milepost.engine.writer import write
-from milepost.errors import NothingLoadedError, SettingError, SettingTypeError, UnsupportedStateError
-from milepost.format.ckpt import decode_text, plan
+from milepost.errors import (
+    NothingLoadedError,
+    SettingError,
+    SettingTypeError,
+    UnsupportedStateError,
+)
+from milepost.format.ckpt import plan
+from milepost.parameters import Parameters, sound
 from milepost.state import modules, optimizers
 from milepost.state.names import has_prefix
 from milepost.state.report import LoadReport, Prepared, fold
 from milepost.state.snapshot import Snapshot
-from milepost.state.tensors import bytes_of, empty
-from milepost.state.values import unpack
 from milepost.storage.base import Stat, Storage
 from milepost.storage.local import LocalStorage
 
 SUFFIX = ".ckpt"
 NETWORK_KINDS = frozenset({"parameter", "buffer", "unknown"})
 """Kinds of entries that a network is loaded from; files without kinds may hold anything, so those are tried too."""
-
-
-class Parameters(MutableMapping[str, "torch.Tensor | str"]):
-    """What `load_checkpoint` returns: name -> tensor, read and checked when it is first asked for.
-
-    Names can be removed and set as in a dict; nothing of that reaches the file. The random state of the training is in
-    the file too, but not among the names.
-
-    Attributes:
-        where: The file, for messages.
-        metadata: What was stored beside the tensors: ``epoch``, ``step`` (within the epoch), ``global_step``,
-            ``metrics``, ... (empty for files that store nothing).
-        report: What loading did, if `load_checkpoint` was given a network; else None.
-    """
-
-    def __init__(self, reader: Reader, names: Iterable[str]) -> None:
-        self._reader = reader
-        self._values: dict[str, torch.Tensor | str | None] = dict.fromkeys(names)
-        self.where = reader.where
-        self.metadata: dict[str, Any] = dict(reader.index.metadata)
-        self.report: LoadReport | None = None
-
-    def kind(self, name: str) -> str:
-        """What `name` is to the training: one of `milepost.format.spec.KINDS`."""
-        if name not in self._values:
-            raise KeyError(name)
-        if name in self._reader.index.entries or name in self._reader.index.aliases:
-            return self._reader.entry(name).kind
-        return "appended"
-
-    def fetch(self, name: str) -> torch.Tensor | str:
-        """Read an entry of the file anew, whether it is among the names or not."""
-        entry = self._reader.entry(name)
-        if entry.spec.dtype == "str":
-            return decode_text(self._reader.read(name))
-        tensor = empty(self.where, entry.spec)
-        self._reader.read_into(name, bytes_of(tensor))
-        return tensor
-
-    def fetch_tensor(self, name: str) -> torch.Tensor:
-        """As `fetch`, for an entry that the state refers to."""
-        value = self.fetch(name)
-        assert isinstance(value, torch.Tensor)
-        return value
-
-    def verify(self) -> None:
-        """Check every byte of every entry against its checksum, or raise `DamagedCheckpointError`."""
-        self._reader.verify()
-
-    def state(self, key: str) -> Any:
-        """Rebuild a part of the state that is not tensors by itself, e.g. ``random``; None where there is none."""
-        packed = self.metadata.get("state", {}).get(key)
-        return None if packed is None else unpack(packed, self.fetch_tensor)
-
-    def __getitem__(self, name: str) -> torch.Tensor | str:
-        value = self._values[name]
-        if value is None:
-            # Tied names give one tensor, as they did when they were saved.
-            target = self._reader.index.aliases.get(name, name)
-            value = self._values.get(target)
-            value = self.fetch(name) if value is None else value
-            self._values[name] = value
-            if target in self._values:
-                self._values[target] = value
-        return value
-
-    def __setitem__(self, name: str, value: torch.Tensor | str) -> None:
-        self._values[name] = value
-
-    def __delitem__(self, name: str) -> None:
-        del self._values[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._values)
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def __repr__(self) -> str:
-        return f"<Parameters of {self.where}: {len(self)} names>"
-
-    def __str__(self) -> str:
-        return "\n".join([repr(self), *(f"  {line}" for line in fold(self))])
 
 
 def save_checkpoint(
@@ -144,18 +66,28 @@ def save_checkpoint(
         >>> path.name, sorted(load_checkpoint(path))
         ('linear.ckpt', ['bias', 'epoch_num', 'weight'])
     """
-    path = Path(ckpt_file_name)
+    path = _path(ckpt_file_name)
     if path.suffix != SUFFIX:
         path = path.with_name(path.name + SUFFIX)
     snapshot = Snapshot()
+    facts: dict[str, Any] = {}
     if isinstance(save_obj, nn.Module):
         modules.take(save_obj, snapshot)
+    elif isinstance(save_obj, Parameters):
+        facts = _keep_parameters(snapshot, save_obj)
     else:
         for name, value in _named(save_obj):
             _keep(snapshot, name, "parameter", value)
+    if append_dict is not None and not isinstance(append_dict, Mapping):
+        raise SettingTypeError(
+            "append_dict",
+            found=f"a {type(append_dict).__name__}",
+            expected="a mapping name -> value",
+            remedy="Leave it out for none.",
+        )
     for name, value in (append_dict or {}).items():
         _keep(snapshot, name, "appended", value)
-    store(LocalStorage(path.parent), path.name, snapshot, {})
+    store(LocalStorage(path.parent), path.name, snapshot, facts)
     return path
 
 
@@ -191,18 +123,12 @@ def load_checkpoint(
         >>> print(parameters.report)
         Linear: 2 loaded
     """
-    if not isinstance(ckpt_file_name, (str, os.PathLike)):
-        raise SettingTypeError(
-            "ckpt_file_name",
-            found=f"a {type(ckpt_file_name).__name__}",
-            expected="the path of a checkpoint",
-            remedy="Give a str or a Path.",
-        )
-    path = Path(ckpt_file_name)
+    path = _path(ckpt_file_name)
+    kept, dropped = _prefixes("specify_prefix", specify_prefix), _prefixes("filter_prefix", filter_prefix)
     parameters = open_checkpoint(LocalStorage(path.parent), path.name)
-    _select(parameters, _prefixes("specify_prefix", specify_prefix), _prefixes("filter_prefix", filter_prefix))
+    _select(parameters, kept, dropped)
     if net is not None:
-        parameters.report = load_param_into_net(net, parameters, strict_load)
+        parameters.report = _load(net, parameters, strict=strict_load)
     return parameters
 
 
@@ -236,37 +162,104 @@ def load_param_into_net(
         >>> report.loaded, not_loaded, not_used
         (('weight', 'bias'), [], [])
     """
-    prepared = prepare(net, parameter_dict, strict=strict_load)
-    prepared.apply()
+    return _load(net, parameter_dict, strict=strict_load)
+
+
+def _load(net: nn.Module | Optimizer, parameters: Mapping[str, Any], *, strict: bool) -> LoadReport:
+    prepared = prepare(net, parameters, strict=strict)
     report = prepared.report
     if report.missing:
+        # Told before anything changes: where warnings are errors, nothing has.
         warnings.warn(
             f"{report.target}: {len(report.missing)} of its entries were not loaded: {', '.join(fold(report.missing))}",
-            stacklevel=2,
+            stacklevel=3,
         )
+    prepared.apply()
     return report
 
 
-def prepare(target: nn.Module | Optimizer, parameters: Mapping[str, Any], *, strict: bool) -> Prepared:
-    """Read and check a load, as `load_param_into_net`; the target changes when the result is applied."""
-    where = parameters.where if isinstance(parameters, Parameters) else "parameter_dict"
-    state = parameters.metadata.get("state", {}) if isinstance(parameters, Parameters) else {}
-    if isinstance(target, Optimizer):
-        fetch = parameters.fetch_tensor if isinstance(parameters, Parameters) else parameters.__getitem__
-        return optimizers.prepare(target, state.get(optimizers.OPTIMIZER), fetch, strict=strict, where=where)
-    if not isinstance(target, nn.Module):
+def prepare(
+    target: nn.Module | Optimizer,
+    parameters: Mapping[str, Any],
+    *,
+    strict: bool,
+    names: Mapping[int, str] = MappingProxyType({}),
+) -> Prepared:
+    """Read and check a load, as `load_param_into_net`; the target changes when the result is applied.
+
+    Args:
+        target: A module or an optimizer.
+        parameters: What to load.
+        strict: Whether everything must fit.
+        names: For an optimizer, the network's parameter names by identity.
+    """
+    if not isinstance(target, nn.Module | Optimizer):
         raise SettingTypeError(
             "net",
             found=f"a {type(target).__name__}",
             expected="a torch.nn.Module or torch.optim.Optimizer",
             remedy="Pass the object to load into first, the parameters second.",
         )
-    offered = [
-        name for name in parameters if not isinstance(parameters, Parameters) or parameters.kind(name) in NETWORK_KINDS
-    ]
-    return modules.prepare(
-        target, offered, lambda name: _as_value(parameters[name]), state=state, strict=strict, where=where
-    )
+    if not isinstance(parameters, Mapping) or not all(isinstance(name, str) for name in parameters):
+        raise SettingTypeError(
+            "parameter_dict",
+            found=f"a {type(parameters).__name__}",
+            expected="a mapping name -> tensor, such as load_checkpoint returns",
+            remedy="To load a file, use load_checkpoint(path, net=...).",
+        )
+    # A tensor made in inference mode could not be trained.
+    with torch.inference_mode(False), torch.no_grad():
+        if isinstance(parameters, Parameters):
+            return _prepare_checkpoint(target, parameters, strict=strict, names=names)
+        if isinstance(target, Optimizer):
+            return optimizers.prepare(target, None, _no_tensor, names=names, strict=strict, where="parameter_dict")
+        return modules.prepare(
+            target,
+            parameters,
+            lambda name: _as_value(name, parameters[name]),
+            extra={},
+            fetch_extra=_no_tensor,
+            strict=strict,
+            where="parameter_dict",
+        )
+
+
+def _prepare_checkpoint(
+    target: nn.Module | Optimizer, parameters: Parameters, *, strict: bool, names: Mapping[int, str]
+) -> Prepared:
+    with sound(parameters.where):
+        state = parameters.metadata.get("state", {})
+        if isinstance(target, Optimizer):
+            saved = state.get(optimizers.OPTIMIZER)
+            return optimizers.prepare(
+                target, saved, parameters.fetch_tensor, names=names, strict=strict, where=parameters.where
+            )
+        return modules.prepare(
+            target,
+            [name for name in parameters if parameters.kind(name) in NETWORK_KINDS],
+            lambda name: _as_value(name, parameters[name]),
+            extra=state.get(modules.EXTRA, {}),
+            fetch_extra=parameters.fetch_tensor,
+            strict=strict,
+            where=parameters.where,
+        )
+
+
+def prepare_beside(module: nn.Module, parameters: Parameters, prefix: str) -> Prepared:
+    """Read and check, strictly, what `modules.take` stored for a module beside the network."""
+    with sound(parameters.where), torch.inference_mode(False), torch.no_grad():
+        extra = parameters.metadata.get("state", {}).get(modules.EXTRA + prefix, {})
+        inside = tuple(f"{prefix}{name}" for name in extra)  # tensors in what get_extra_state returned
+        names = [name for name in parameters.names_of(modules.EXTRA) if name.startswith(prefix)]
+        return modules.prepare(
+            module,
+            [name.removeprefix(prefix) for name in names if not name.startswith(inside)],
+            lambda name: parameters.fetch(prefix + name),
+            extra=extra,
+            fetch_extra=parameters.fetch_tensor,
+            strict=True,
+            where=parameters.where,
+        )
 
 
 def store(storage: Storage, name: str, snapshot: Snapshot, facts: Mapping[str, Any]) -> Stat:
@@ -277,17 +270,27 @@ def store(storage: Storage, name: str, snapshot: Snapshot, facts: Mapping[str, A
 
 def open_checkpoint(storage: Storage, name: str) -> Parameters:
     """Open a checkpoint of a storage."""
-    reader = Reader(storage, name)
-    index = reader.index
-    names = [entry for entry in index.entries if index.entries[entry].kind != "random"]
-    return Parameters(reader, [*names, *index.aliases])
+    return Parameters(Reader(storage, name))
+
+
+def _path(value: object) -> Path:
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+        raise SettingTypeError(
+            "ckpt_file_name",
+            found=repr(value),
+            expected="the path of a checkpoint",
+            remedy="Give a str or a Path.",
+        )
+    return Path(value)
 
 
 def _select(parameters: Parameters, kept: list[str] | None, dropped: list[str] | None) -> None:
+    if kept is None and dropped is None:
+        return
     before = list(parameters)
-    for name in before:
-        if (kept and not has_prefix(name, kept)) or (dropped and has_prefix(name, dropped)):
-            del parameters[name]
+    parameters.select(
+        lambda name: (kept is None or has_prefix(name, kept)) and (dropped is None or not has_prefix(name, dropped))
+    )
     if before and not parameters:
         raise NothingLoadedError(
             parameters.where,
@@ -300,7 +303,7 @@ def _select(parameters: Parameters, kept: list[str] | None, dropped: list[str] |
 def _prefixes(field: str, value: str | Iterable[str] | None) -> list[str] | None:
     if value is None:
         return None
-    prefixes = [value] if isinstance(value, str) else list(value)
+    prefixes = [value] if isinstance(value, str) or not isinstance(value, Iterable) else list(value)
     if not prefixes or not all(isinstance(prefix, str) and prefix for prefix in prefixes):
         raise SettingError(
             field, found=repr(value), expected="a name or names, none of them empty", remedy="Leave it out for none."
@@ -325,25 +328,59 @@ def _named(save_obj: Mapping[str, Any] | list[dict[str, Any]]) -> Iterator[tuple
         yield item["name"], item["data"]
 
 
-def _keep(snapshot: Snapshot, name: str, kind: str, value: object) -> None:
+def _keep_parameters(snapshot: Snapshot, parameters: Parameters) -> dict[str, Any]:
+    """Add what was loaded, as what it was; return the facts that go with it. The random state stays behind."""
+    first_names: dict[int, str] = {}
+    for name, value in parameters.items():
+        if id(value) in first_names:
+            snapshot.alias(name, first_names[id(value)])
+        else:
+            first_names[id(value)] = name
+            _keep(snapshot, name, parameters.kind(name), value)
+    state = parameters.metadata.get("state", {})
+    is_kept = (optimizers.OPTIMIZER, modules.EXTRA)
+    snapshot.state.update({key: value for key, value in state.items() if key.startswith(is_kept) and value})
+    for name in parameters.names_of(modules.EXTRA):
+        snapshot.keep(name, modules.EXTRA, parameters.fetch_tensor(name))
+    return {key: value for key, value in parameters.metadata.items() if key not in ("writer", "state")}
+
+
+def _keep(snapshot: Snapshot, name: object, kind: str, value: object) -> None:
+    if not isinstance(name, str):
+        raise SettingTypeError("a name", found=repr(name), expected="a text", remedy="Name each value by a str.")
     if isinstance(value, str):
         snapshot.keep_text(name, kind, value)
-    elif isinstance(value, (torch.Tensor, np.ndarray, np.generic, bool, int, float)):
-        snapshot.keep(name, kind, _as_tensor(value))
+    elif isinstance(value, torch.Tensor | np.ndarray | np.generic | bool | int | float):
+        snapshot.keep(name, kind, _as_tensor(name, value))
     else:
-        raise UnsupportedStateError(
-            name,
-            found=f"a {type(value).__name__}",
-            expected="a tensor, an array, a number, a bool or a text",
-            remedy="Convert it, or leave it out.",
-        )
+        raise _unusable(name, f"a {type(value).__name__}")
 
 
-def _as_tensor(value: Any) -> torch.Tensor:
-    if isinstance(value, float):
-        return torch.tensor(value, dtype=torch.float64)
-    return torch.as_tensor(value)
+def _as_tensor(name: str, value: Any) -> torch.Tensor:
+    if isinstance(value, torch.Tensor):
+        return value
+    try:
+        if isinstance(value, np.ndarray):
+            # torch takes neither a foreign byte order nor negative strides.
+            value = np.array(value, dtype=value.dtype.newbyteorder("="), order="C")
+        dtype = torch.float64 if isinstance(value, float) else None
+        return torch.as_tensor(value, dtype=dtype, device="cpu")
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise _unusable(name, f"{type(value).__name__}: {error}") from error
 
 
-def _as_value(value: object) -> object:
-    return torch.as_tensor(value) if isinstance(value, (np.ndarray, np.generic)) else value
+def _as_value(name: str, value: object) -> object:
+    return _as_tensor(name, value) if isinstance(value, np.ndarray | np.generic) else value
+
+
+def _no_tensor(name: str) -> NoReturn:
+    raise KeyError(name)
+
+
+def _unusable(name: str, found: str) -> UnsupportedStateError:
+    return UnsupportedStateError(
+        name,
+        found=found,
+        expected="a tensor, an array, a number, a bool or a text",
+        remedy="Convert it, or leave it out.",
+    )

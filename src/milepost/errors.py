@@ -6,6 +6,7 @@
     ├── MissingExtraError        (ImportError)        an optional dependency is not installed
     ├── CheckpointNotFoundError  (FileNotFoundError)  no such checkpoint
     ├── NotACheckpointError      (ValueError)         the file is something else
+    ├── ReadError                (OSError)            the file system does not give the file
     ├── DamagedCheckpointError   (ValueError)         the file was a checkpoint once
     ├── SaveError                (OSError)            a save did not reach its place
     ├── UnsupportedStateError    (TypeError)          something in the training state cannot be stored
@@ -41,7 +42,8 @@ class MilepostError(Exception):
     def __reduce__(self) -> tuple[object, ...]:
         # Keyword-only arguments do not survive the default pickling of exceptions, and test runners,
         # process pools and loader workers send exceptions between processes.
-        return _rebuild, (type(self), self.where, self.found, self.expected, self.remedy, self.__dict__)
+        attributes = {**self.__dict__, "errno": getattr(self, "errno", None)}  # an OSError keeps that elsewhere
+        return _rebuild, (type(self), self.where, self.found, self.expected, self.remedy, attributes)
 
 
 def _rebuild(
@@ -53,7 +55,8 @@ def _rebuild(
     attributes: dict[str, object],
 ) -> MilepostError:
     error = kind(where, found=found, expected=expected, remedy=remedy)
-    error.__dict__.update(attributes)
+    for name, value in attributes.items():
+        setattr(error, name, value)
     return error
 
 
@@ -85,6 +88,10 @@ class CheckpointNotFoundError(MilepostError, FileNotFoundError):
 
 class NotACheckpointError(MilepostError, ValueError):
     """The file is not a checkpoint, or of a kind that this version does not read."""
+
+
+class ReadError(MilepostError, OSError):
+    """The file system does not give the file; it may be sound."""
 
 
 class DamagedCheckpointError(MilepostError, ValueError):

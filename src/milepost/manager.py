@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -22,17 +23,20 @@ from torch.optim import Optimizer
 from milepost.catalog import records
 from milepost.catalog.names import CheckpointName, check_prefix, graph_name, parse
 from milepost.catalog.records import Record
-from milepost.checkpoint import Parameters, open_checkpoint, prepare, store
+from milepost.checkpoint import open_checkpoint, prepare, prepare_beside, store
 from milepost.config import CheckpointConfig
 from milepost.errors import (
     CheckpointNotFoundError,
     DamagedCheckpointError,
     LoadError,
     MilepostError,
+    NotACheckpointError,
+    ReadError,
     SaveError,
     SettingError,
 )
 from milepost.graphs.meta import graph_meta
+from milepost.parameters import Parameters, sound
 from milepost.policy.save import Progress
 from milepost.state import modules, optimizers, random
 from milepost.state.snapshot import Snapshot
@@ -89,6 +93,7 @@ class Resumed:
         epoch: The epoch to go on with, counted from 1.
         step: Steps of that epoch that are done; 0 at its start.
         global_step: Steps done in all epochs.
+        steps_per_epoch: Steps of a whole epoch, where that was known.
     """
 
     def __init__(self, parameters: Parameters) -> None:
@@ -101,15 +106,34 @@ class Resumed:
                 expected="one that was saved while training",
                 remedy="Take its weights with load_checkpoint(path, net=...), and train from the start.",
             )
-        self.global_step = int(facts["global_step"])
-        is_epoch_done = facts["step"] == facts.get("steps_per_epoch")
-        self.epoch = int(facts["epoch"]) + is_epoch_done
-        self.step = 0 if is_epoch_done else int(facts["step"])
+        with sound(self.where):
+            self.global_step = int(facts["global_step"])
+            self.steps_per_epoch = facts.get("steps_per_epoch")
+            is_epoch_done = facts["step"] == self.steps_per_epoch
+            self.epoch = int(facts["epoch"]) + is_epoch_done
+            self.step = 0 if is_epoch_done else int(facts["step"])
         self._random = parameters.state(RANDOM)
         self._epoch_start = parameters.state(EPOCH_START)
 
+    def check_epoch(self, steps_per_epoch: int | None) -> None:
+        """Refuse to go on within an epoch of another length: its batches would be others."""
+        known = self.steps_per_epoch is not None and steps_per_epoch is not None
+        if self.step and known and self.steps_per_epoch != steps_per_epoch:
+            raise LoadError(
+                self.where,
+                found=f"{steps_per_epoch} batches in the data set",
+                expected=f"{self.steps_per_epoch}, since {self.step} of them are done",
+                remedy="Give the data set, and the batch size, that the training began with.",
+            )
+
     def restore_before_batches(self, loader: object) -> None:
         """Set the random state in which the epoch's batches began, so that they come in the same order again."""
+        if getattr(loader, "persistent_workers", False) and self.epoch > 1:
+            warnings.warn(
+                f"{self.where}: a DataLoader with persistent_workers does not go on exactly, because the random state "
+                "of its workers is theirs alone; the training goes on with other augmentations.",
+                stacklevel=2,
+            )
         state = self._epoch_start if self.step else self._random
         if state is not None:
             random.restore(state, loader)
@@ -127,6 +151,7 @@ class CheckpointManager:
         directory: The folder; made at the first save.
         net: The module.
         optimizer: Its optimizer.
+        beside: Further modules that are trained, e.g. a loss with parameters, by a name that their entries begin with.
         prefix: What the files' names begin with.
         config: When to save and what to keep; the defaults of `CheckpointConfig` if None.
         clock: Where the time comes from.
@@ -141,6 +166,7 @@ class CheckpointManager:
         net: nn.Module,
         optimizer: Optimizer | None = None,
         *,
+        beside: Mapping[str, nn.Module] = MappingProxyType({}),
         prefix: str = "CKP",
         config: CheckpointConfig | None = None,
         clock: Clock | None = None,
@@ -149,6 +175,7 @@ class CheckpointManager:
         self._storage = LocalStorage(check_directory(directory))
         self._net = net
         self._optimizer = optimizer
+        self._beside = {f"{name}.": module for name, module in beside.items()}
         self._config = config or CheckpointConfig()
         self._clock = clock or Clock()
         self._run = 0
@@ -161,17 +188,29 @@ class CheckpointManager:
         """The newest checkpoint of this run, or None before the first."""
         return self._storage.directory / self._records[-1].name.text if self._records else None
 
-    def start(self) -> None:
-        """Begin the next run of this prefix."""
-        self._begin(records.next_run(self._storage, self._prefix), [], Progress(0, 0, 0, self._clock.now_seconds()))
+    @property
+    def needs_inputs(self) -> bool:
+        """Whether the network's inputs are still wanted, for its graph."""
+        return not self._records
 
-    def resume(self, which: str | os.PathLike[str]) -> Resumed | None:
+    def start(self, after: Moment | None = None) -> None:
+        """Begin the next run of this prefix.
+
+        Args:
+            after: Where the training stands, if not at its beginning: from there on the next save is counted.
+        """
+        run = records.next_run(self._storage, self._prefix)
+        self._begin(run, [], self._progress(after or Moment(0, 0, 0)))
+
+    def resume(self, which: str | os.PathLike[str], steps_per_epoch: int | None = None) -> Resumed | None:
         """Load a checkpoint into the network and the optimizer, and go on with its run.
 
         Args:
             which: ``auto`` for the newest checkpoint of the prefix, or a fresh start where there is none; ``must`` for
                 the newest, or an error; else the path of a checkpoint. One that is not the newest of its run begins a
-                new run, so that nothing of the other future is overwritten.
+                new run, so that nothing of the other future is overwritten; so does one that is newest only because
+                damaged ones were passed over.
+            steps_per_epoch: Batches in the data set, where that is known.
 
         Returns:
             Where the training goes on, or None for a fresh start.
@@ -182,16 +221,22 @@ class CheckpointManager:
         """
         if which not in ("auto", "must"):
             path = Path(which)
-            return self._go_on(open_checkpoint(LocalStorage(path.parent), path.name), path)
-        for record in records.newest_first(self._storage, self._prefix, lambda found: _pass_over(found.error)):
+            is_newest = path.parent.resolve() == self._storage.directory.resolve() and self._is_newest(path.name)
+            with open_checkpoint(LocalStorage(path.parent), path.name) as parameters:
+                return self._go_on(parameters, path.name if is_newest else None, steps_per_epoch)
+        passed_over: list[MilepostError] = []
+        for record in records.newest_first(self._storage, self._prefix, lambda found: passed_over.append(found.error)):
             name = record.name.text
             try:
-                parameters = open_checkpoint(self._storage, name)
-                parameters.verify()
-            except DamagedCheckpointError as error:
-                _pass_over(error)
-                continue
-            return self._go_on(parameters, self._storage.directory / name)
+                with open_checkpoint(self._storage, name) as parameters:
+                    parameters.verify()
+                    resumed = self._go_on(parameters, None if passed_over else name, steps_per_epoch)
+            except (DamagedCheckpointError, NotACheckpointError, ReadError) as error:
+                passed_over.append(error)
+            else:
+                _tell(passed_over)
+                return resumed
+        _tell(passed_over)
         if which == "must":
             raise CheckpointNotFoundError(
                 self._storage.where(),
@@ -220,6 +265,13 @@ class CheckpointManager:
             SaveError: The file system refused; every earlier checkpoint is as it was.
             UnsupportedStateError: Something in the state cannot be stored.
         """
+        if not self._run:
+            raise SettingError(
+                "CheckpointManager",
+                found="a save before the beginning",
+                expected="a run",
+                remedy="Call start() or resume() first.",
+            )
         if self.latest is None or self._last_save.global_step != moment.global_step:
             is_first = not self._records
             self._records.append(self._write(moment))
@@ -236,8 +288,10 @@ class CheckpointManager:
         metrics = {key: float(value) for key, value in moment.metrics.items()}
         snapshot = Snapshot()
         modules.take(self._net, snapshot)
+        for prefix, module in self._beside.items():
+            modules.take(module, snapshot, prefix)
         if self._optimizer is not None:
-            optimizers.take(self._optimizer, modules.parameter_names(self._net), snapshot)
+            optimizers.take(self._optimizer, self._parameter_names(), snapshot)
         snapshot.state[RANDOM] = snapshot.pack(random.capture(moment.loader), RANDOM, "random")
         if moment.epoch_start is not None:
             snapshot.state[EPOCH_START] = snapshot.pack(dict(moment.epoch_start), EPOCH_START, "random")
@@ -276,20 +330,33 @@ class CheckpointManager:
         except Exception as error:  # whatever a tracer meets in a network, it is no reason to end a training
             warnings.warn(f"{name} was not written; the training goes on. {error}", stacklevel=2)
 
-    def _go_on(self, parameters: Parameters, path: Path) -> Resumed:
+    def _go_on(self, parameters: Parameters, newest: str | None, steps_per_epoch: int | None) -> Resumed:
+        """Load, and go on with the run of the checkpoint called `newest`, or begin a new one."""
         resumed = Resumed(parameters)
-        targets: list[nn.Module | Optimizer] = [self._net] if self._optimizer is None else [self._net, self._optimizer]
-        for prepared in [prepare(target, parameters, strict=True) for target in targets]:
-            prepared.apply()
-        name = parse(path.name, self._prefix)
-        own = [] if name is None else records.records(self._storage, self._prefix, name.run)
-        if name is not None and own and own[-1].name == name and path.parent.resolve() == self._directory():
-            run = name.run
-        else:
-            run, own = records.next_run(self._storage, self._prefix), []
+        resumed.check_epoch(steps_per_epoch)
+        loads = [prepare(self._net, parameters, strict=True)]
+        loads += [prepare_beside(module, parameters, prefix) for prefix, module in self._beside.items()]
+        if self._optimizer is not None:
+            loads.append(prepare(self._optimizer, parameters, strict=True, names=self._parameter_names()))
+        for load in loads:
+            load.apply()
+        name = None if newest is None else parse(newest, self._prefix)
+        run = records.next_run(self._storage, self._prefix) if name is None else name.run
+        own = [] if name is None else records.records(self._storage, self._prefix, run)
         now = self._clock.now_seconds()
         self._begin(run, own, Progress(resumed.epoch, resumed.step, resumed.global_step, now))
         return resumed
+
+    def _is_newest(self, text: str) -> bool:
+        name = parse(text, self._prefix)
+        own = [] if name is None else records.records(self._storage, self._prefix, name.run)
+        return bool(own) and own[-1].name == name
+
+    def _parameter_names(self) -> dict[int, str]:
+        names = modules.parameter_names(self._net)
+        for prefix, module in self._beside.items():
+            names = modules.parameter_names(module, prefix) | names
+        return names
 
     def _begin(self, run: int, own: list[Record], last_save: Progress) -> None:
         self._run = run
@@ -297,30 +364,27 @@ class CheckpointManager:
         self._last_save = last_save
         self._last_moment = None
 
-    def _directory(self) -> Path:
-        return self._storage.directory.resolve()
-
     def _progress(self, moment: Moment) -> Progress:
         return Progress(moment.epoch, moment.step, moment.global_step, self._clock.now_seconds())
 
 
-def _pass_over(error: MilepostError) -> None:
-    warnings.warn(f"passed over, and kept: {error}", stacklevel=2)
+def _tell(passed_over: list[MilepostError]) -> None:
+    for error in passed_over:
+        warnings.warn(f"passed over, and kept: {error}", stacklevel=3)
 
 
 def check_directory(directory: str | os.PathLike[str]) -> Path:
-    """Return the folder as a path, or raise `SettingError` if nothing can be written there."""
-    path = Path(directory)
-    existing = path
-    while not existing.exists() and existing != existing.parent:
-        existing = existing.parent
-    if not str(directory) or not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        found = "an empty path" if not str(directory) else str(path)
-        if not existing.is_dir():
-            found += f", where {existing} is not a folder"
-        elif not os.access(existing, os.W_OK | os.X_OK):
-            found += f", where {existing} cannot be written to"
-        raise SettingError(
-            "directory", found=found, expected="a folder that can be written to or made", remedy="Give another one."
-        )
-    return path
+    """Return the folder as an absolute path, or raise `SettingError` if nothing can be written there."""
+    path = Path(directory).absolute()
+    existing = next(parent for parent in [path, *path.parents] if parent.exists())
+    if not str(directory):
+        found = "an empty path"
+    elif not existing.is_dir():
+        found = f"{path}, where {existing} is not a folder"
+    elif not os.access(existing, os.W_OK | os.X_OK):
+        found = f"{path}, where {existing} cannot be written to"
+    else:
+        return path
+    raise SettingError(
+        "directory", found=found, expected="a folder that can be written to or made", remedy="Give another one."
+    )

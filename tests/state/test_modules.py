@@ -13,9 +13,15 @@ from milepost.state import modules
 from milepost.state.snapshot import Snapshot
 
 
-def put(module, values, *, strict=False, state=None):
+def put(module, values, *, strict=False, extra=None):
     prepared = modules.prepare(
-        module, list(values), values.__getitem__, state=state or {}, strict=strict, where="x.ckpt"
+        module,
+        list(values),
+        values.__getitem__,
+        extra=extra or {},
+        fetch_extra=values.__getitem__,
+        strict=strict,
+        where="x.ckpt",
     )
     prepared.apply()
     return prepared.report
@@ -74,10 +80,16 @@ def test_extra_state_is_taken_and_restored():
     target = WithExtra()
     values = {**net.state_dict(), "_extra_state.scale": torch.full((2,), 3.0)}
     prepared = modules.prepare(
-        target, ["weight", "bias"], values.__getitem__, state=snapshot.state, strict=True, where="x.ckpt"
+        target,
+        ["weight", "bias"],
+        values.__getitem__,
+        extra=snapshot.state["extra"],
+        fetch_extra=values.__getitem__,
+        strict=True,
+        where="x.ckpt",
     )
     prepared.apply()
-    assert prepared.report.loaded == ("weight", "bias")
+    assert prepared.report.loaded == ("weight", "bias", "_extra_state")
     assert (target.calls, target.scale.tolist()) == (7, [3.0, 3.0])
 
 

@@ -59,8 +59,15 @@ def take(net, optimizer):
     return json.loads(json.dumps(snapshot.state["optimizer"])), tensors
 
 
-def put(optimizer, saved, tensors, *, strict=True):
-    prepared = optimizers.prepare(optimizer, saved, lambda name: tensors[name].clone(), strict=strict, where="x.ckpt")
+def put(optimizer, saved, tensors, *, strict=True, names=None):
+    prepared = optimizers.prepare(
+        optimizer,
+        saved,
+        lambda name: tensors[name].clone(),
+        names=names or {},
+        strict=strict,
+        where="x.ckpt",
+    )
     prepared.apply()
     return prepared.report
 
@@ -156,7 +163,7 @@ def test_a_parameter_of_another_shape_is_refused_and_nothing_has_changed():
 def test_the_state_of_another_kind_of_optimizer_is_refused():
     """Adam's moments mean nothing to SGD."""
     net = network()
-    with pytest.raises(LoadError, match="found the state of Adam; expected the state of Momentum"):
+    with pytest.raises(LoadError, match="found the state of Adam; expected the state of SGD"):
         put(Momentum(net.parameters(), 0.1, 0.9), *take(net, torch.optim.Adam(net.parameters())))
 
 
@@ -182,3 +189,81 @@ def test_parameters_of_no_known_name_keep_their_place():
     optimizer = torch.optim.SGD([*net.parameters(), extra], lr=0.1)
     saved, _ = take(net, optimizer)
     assert saved["groups"][0]["params"] == ["0.weight", "0.bias", "2.weight", "2.bias", "#4"]
+
+
+def test_the_networks_names_win_over_the_order(tmp_path):
+    """A resume knows the network: layers of one shape do not take each other's state, in whatever order they come."""
+    net = nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.Linear(2, 2)})
+    optimizer = torch.optim.SGD([*net["a"].parameters(), *net["b"].parameters()], lr=0.1, momentum=0.9)
+    net["b"](net["a"](torch.ones(1, 2))).sum().backward()
+    optimizer.step()
+    twin = nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.Linear(2, 2)})
+    fresh = torch.optim.SGD([*twin["b"].parameters(), *twin["a"].parameters()], lr=0.1, momentum=0.9)
+    put(fresh, *take(net, optimizer), names=modules.parameter_names(twin))
+    for name, parameter in twin.named_parameters():
+        saved = optimizer.state[net.get_parameter(name)]["momentum_buffer"]
+        assert torch.equal(fresh.state[parameter]["momentum_buffer"], saved)
+
+
+def test_groups_of_modules_that_share_names_are_told_apart():
+    """`named_parameters()` of two layers gives "weight" twice; the network's names do not."""
+    net = nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.Linear(2, 2)})
+
+    def build(module):
+        groups = [
+            {"params": module["a"].named_parameters(), "lr": 0.5},
+            {"params": module["b"].named_parameters(), "lr": 0.1},
+        ]
+        return torch.optim.SGD(groups, momentum=0.9)
+
+    optimizer = build(net)
+    net["b"](net["a"](torch.ones(1, 2))).sum().backward()
+    optimizer.step()
+    fresh = build(net)
+    fresh.param_groups[0]["lr"] = 9.0
+    put(fresh, *take(net, optimizer), names=modules.parameter_names(net))
+    assert [group["lr"] for group in fresh.param_groups] == [0.5, 0.1]
+
+
+def test_a_group_that_cannot_take_its_options_is_told():
+    """Two learning rates do not fit one group: strict refuses, else the report names the group."""
+    net = network()
+    two = [{"params": net[0].parameters(), "lr": 0.5}, {"params": net[2].parameters(), "lr": 0.1}]
+    saved, tensors = take(net, torch.optim.SGD(two))
+    fresh = torch.optim.SGD(net.parameters(), lr=0.9)
+    with pytest.raises(LoadError, match="the options of parameter group 0"):
+        put(fresh, saved, tensors)
+    report = put(fresh, saved, tensors, strict=False)
+    assert report.missing == ("the options of parameter group 0",)
+    assert fresh.param_groups[0]["lr"] == 0.9
+
+
+class MasterWeights(torch.optim.SGD):
+    """An optimizer that keeps float32 copies of low-precision parameters, and counts in integers."""
+
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                state = self.state[parameter]
+                state["master"] = parameter.detach().float() + 1e-4
+                state["nested"] = [torch.ones(1, dtype=torch.int64), {"deep": torch.full((1,), 0.1)}]
+
+
+def test_state_keeps_its_own_dtype():
+    """torch converts it to the parameter's; but a float32 copy of a bfloat16 weight is there on purpose."""
+    net = nn.Linear(2, 2).bfloat16()
+    optimizer = MasterWeights(net.parameters(), lr=0.1)
+    optimizer.step()
+    fresh = MasterWeights(net.parameters(), lr=0.1)
+    assert put(fresh, *take(net, optimizer)).cast == ()
+    for parameter in net.parameters():
+        assert flat(fresh.state[parameter]) == flat(optimizer.state[parameter])
+        assert fresh.state[parameter]["master"].dtype == torch.float32
+
+
+def test_adamw_is_not_adam():
+    """One is a subclass of the other in some versions of torch, but their steps differ."""
+    net = network()
+    saved, tensors = take(net, torch.optim.AdamW(net.parameters()))
+    with pytest.raises(LoadError, match="found the state of AdamW; expected the state of Adam"):
+        put(torch.optim.Adam(net.parameters()), saved, tensors)

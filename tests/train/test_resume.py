@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -14,8 +15,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from milepost import CheckpointConfig, Model, ModelCheckpoint
-from milepost.errors import CheckpointNotFoundError, GraphError, SettingError
+from milepost import CheckpointConfig, Model, ModelCheckpoint, load_checkpoint
+from milepost.errors import CheckpointNotFoundError, GraphError, LoadError, SettingError, TrainingError
 from milepost.nn import CrossEntropyLoss, Momentum
 from milepost.train.callback import Callback
 
@@ -69,8 +70,8 @@ class Interrupt(Callback):
     def __init__(self, at):
         self.at = at
 
-    def step_end(self, run_context):
-        if run_context.original_args().cur_step_num == self.at:
+    def step_begin(self, run_context):
+        if run_context.original_args().cur_step_num - 1 == self.at:
             raise KeyboardInterrupt
 
 
@@ -181,14 +182,110 @@ def test_what_cannot_be_resumed_is_told(tmp_path):
         model.train(1, LOADERS["a list"](), ModelCheckpoint("run", tmp_path), resume=True)
 
 
+def test_what_the_end_of_an_epoch_does_is_in_the_checkpoint(tmp_path):
+    """An evaluation and a changed learning rate at an epoch's end: the same after a resume at that very moment."""
+
+    class EpochEnd(Callback):
+        def on_train_epoch_end(self, run_context):
+            params = run_context.original_args()
+            Model(params.network, CrossEntropyLoss()).eval(LOADERS["shuffled"]())
+            for group in params.optimizer.param_groups:
+                group["lr"] *= 0.5
+
+    def run(folder, interrupt_at, resume):
+        net = network()
+        optimizer = OPTIMIZERS["Momentum"](net)
+        saver = ModelCheckpoint("run", folder, CheckpointConfig(save_checkpoint_steps=6))
+        with contextlib.suppress(KeyboardInterrupt):
+            Model(net, CrossEntropyLoss(), optimizer).train(
+                3, LOADERS["shuffled"](), [saver, EpochEnd(), Interrupt(interrupt_at)], resume=resume
+            )
+        return [*final_state(net, optimizer), torch.tensor(optimizer.param_groups[0]["lr"])]
+
+    seed()
+    straight = run(tmp_path / "straight", None, False)
+    seed()
+    run(tmp_path / "broken", 6, False)
+    resumed = run(tmp_path / "broken", None, "must")
+    assert all(torch.equal(a, b) for a, b in zip(straight, resumed, strict=True))
+
+
+def test_a_loss_with_parameters_is_part_of_the_training(tmp_path):
+    """What the optimizer steps is saved, also where it is not the network's."""
+
+    class Tempered(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.temperature = nn.Parameter(torch.ones(()))
+
+        def forward(self, logits, labels):
+            return nn.functional.cross_entropy(logits / self.temperature, labels)
+
+    def run(folder, epochs, resume):
+        net, loss = network(), Tempered()
+        optimizer = torch.optim.Adam([*net.parameters(), *loss.parameters()], lr=0.05)
+        Model(net, loss, optimizer).train(epochs, LOADERS["a list"](), ModelCheckpoint("run", folder), resume=resume)
+        return [*final_state(net, optimizer), loss.temperature.detach()]
+
+    seed()
+    straight = run(tmp_path / "straight", 3, False)
+    seed()
+    run(tmp_path / "broken", 2, False)
+    resumed = run(tmp_path / "broken", 3, "must")
+    assert all(torch.equal(a, b) for a, b in zip(straight, resumed, strict=True))
+    assert load_checkpoint(tmp_path / "broken" / "run-3_6.ckpt", net=network()).report.unexpected == ()
+
+
+def test_another_data_set_in_the_middle_of_an_epoch_is_refused(tmp_path):
+    """Its batches would be others; nothing has changed when that is told."""
+    train(tmp_path, LOADERS["a list"](), OPTIMIZERS["Adam"], interrupt_at=4)
+    with pytest.raises(LoadError, match="found 3 batches in the data set; expected 6, since 4 of them are done"):
+        train(tmp_path, LOADERS["a list"]()[:3], OPTIMIZERS["Adam"], resume="auto")
+
+
+def test_persistent_workers_are_told_of(tmp_path):
+    """Their random state is nobody else's to save."""
+    loader = DataLoader(Noisy(), batch_size=4, num_workers=1, persistent_workers=True)
+    train(tmp_path, loader, OPTIMIZERS["Adam"], interrupt_at=7)
+    with pytest.warns(UserWarning, match="persistent_workers does not go on exactly"):
+        train(tmp_path, loader, OPTIMIZERS["Adam"], resume="auto")
+
+
+def test_two_savers_of_one_training(tmp_path):
+    """Under two names each counts its own files; under one name they are refused."""
+    savers = [ModelCheckpoint(name, tmp_path, CheckpointConfig(save_checkpoint_steps=4)) for name in ("a", "b")]
+    net = network()
+    model = Model(net, CrossEntropyLoss(), OPTIMIZERS["Adam"](net))
+    model.train(1, LOADERS["a list"](), savers)
+    model.train(2, LOADERS["a list"](), savers, resume="auto")
+    found = sorted(path.name for path in tmp_path.glob("*.ckpt"))
+    assert found == ["a-1_4.ckpt", "a-1_6.ckpt", "a-2_4.ckpt", "a-2_6.ckpt", "b-1_4.ckpt", "b-1_6.ckpt",
+                     "b_2-2_4.ckpt", "b_2-2_6.ckpt"]  # fmt: skip
+    with pytest.raises(SettingError, match="2 ModelCheckpoints of the prefix 'a'"):
+        model.train(1, LOADERS["a list"](), [savers[0], ModelCheckpoint("a", tmp_path)])
+
+
+def test_a_saver_that_did_not_see_the_beginning_says_so(tmp_path):
+    """A subclass that forgets its parent's on_train_begin."""
+
+    class Forgetful(ModelCheckpoint):
+        def on_train_begin(self, run_context):
+            pass
+
+    net = network()
+    model = Model(net, CrossEntropyLoss(), OPTIMIZERS["Adam"](net))
+    with pytest.raises(TrainingError, match="super"):
+        model.train(1, LOADERS["a list"](), Forgetful("a", tmp_path))
+
+
 SCRIPT = """
 import sys, os, signal, torch
 sys.path.insert(0, {here!r})
 from test_resume import *
 torch.set_num_threads(1)
 class Kill(Callback):
-    def step_end(self, run_context):
-        if run_context.original_args().cur_step_num == int(sys.argv[2]):
+    def step_begin(self, run_context):
+        if run_context.original_args().cur_step_num - 1 == int(sys.argv[2]):
             os.kill(os.getpid(), signal.SIGKILL)
 seed()
 net = network()
@@ -210,9 +307,9 @@ def test_a_killed_process_goes_on_to_the_bit(tmp_path, kill_at):
             [sys.executable, "-W", "ignore", "-c", script, str(folder), str(kill_at)], check=False
         ).returncode
 
-    assert run(tmp_path / "straight", 0) == 0
+    assert run(tmp_path / "straight", -1) == 0
     assert run(tmp_path / "killed", kill_at) == -signal.SIGKILL
     assert not os.path.exists(tmp_path / "killed" / "final.pt")
-    assert run(tmp_path / "killed", 0) == 0
+    assert run(tmp_path / "killed", -1) == 0
     straight, killed = (torch.load(tmp_path / name / "final.pt") for name in ("straight", "killed"))
     assert all(torch.equal(a, b) for a, b in zip(straight, killed, strict=True))

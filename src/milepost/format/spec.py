@@ -9,9 +9,9 @@ from typing import Any, Protocol
 
 from milepost.format.dtypes import DTYPES
 
-KINDS = ("parameter", "buffer", "optimizer", "random", "appended", "unknown")
-"""What an entry is to the training: a network's parameter or buffer, optimizer state, random state, a value the
-user appended, or (in files that record no kind) unknown."""
+KINDS = ("parameter", "buffer", "extra", "optimizer", "random", "appended", "unknown")
+"""What an entry is to the training: a network's parameter or buffer, what stands beside them in a module's
+state, optimizer state, random state, a value the user appended, or (in files that record no kind) unknown."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,42 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from milepost.errors import LoadError, MismatchError, NothingLoadedError
 from milepost.state.names import match
-from milepost.state.report import Cast, LoadReport, Mismatch, Prepared, Renamed, fold
+from milepost.state.report import Cast, LoadReport, Mismatch, Prepared, Renamed, fold, refuse_leftovers
 from milepost.state.snapshot import Snapshot
 from milepost.state.values import unpack
 
 EXTRA = "extra"
-"""Where the JSON of a checkpoint keeps what modules return from `get_extra_state`."""
+"""The kind of entries that stand beside the network's tensors, and where the JSON keeps what `get_extra_state` returns
+(for a module beside the network with its prefix behind)."""
 
 
-def parameter_names(module: nn.Module) -> dict[int, str]:
+def parameter_names(module: nn.Module, prefix: str = "") -> dict[int, str]:
     """The name of each parameter, by identity; of tied ones the first name."""
-    return {id(parameter): name for name, parameter in module.named_parameters()}
+    return {id(parameter): prefix + name for name, parameter in module.named_parameters()}
 
 
-def take(module: nn.Module, snapshot: Snapshot) -> None:
-    """Add the module's state to the snapshot: parameters, persistent buffers, extra state; tied tensors once."""
+def take(module: nn.Module, snapshot: Snapshot, prefix: str = "") -> None:
+    """Add the module's state to the snapshot: parameters, persistent buffers, extra state; tied tensors once.
+
+    Args:
+        module: The module.
+        snapshot: Where to.
+        prefix: What the names begin with, for a module beside the network; its entries are of the kind `EXTRA`.
+    """
     parameters = {name for name, _ in module.named_parameters(remove_duplicate=False)}
     first_names: dict[int, str] = {}
-    extra: dict[str, Any] = {}
     for name, value in module.state_dict(keep_vars=True).items():
+        full = prefix + name
         if not isinstance(value, torch.Tensor):
-            extra[name] = snapshot.pack(value, name, "buffer")
+            snapshot.state.setdefault(EXTRA + prefix, {})[name] = snapshot.pack(value, full, EXTRA)
         elif id(value) in first_names:
-            snapshot.alias(name, first_names[id(value)])
+            snapshot.alias(full, first_names[id(value)])
         else:
-            first_names[id(value)] = name
-            snapshot.keep(name, "parameter" if name in parameters else "buffer", value)
-    if extra:
-        snapshot.state[EXTRA] = extra
+            first_names[id(value)] = full
+            kind = "parameter" if name in parameters else "buffer"
+            snapshot.keep(full, EXTRA if prefix else kind, value)
 
 
 def prepare(
@@ -45,7 +52,8 @@ def prepare(
     offered: Collection[str],
     fetch: Callable[[str], object],
     *,
-    state: dict[str, Any],
+    extra: Mapping[str, Any],
+    fetch_extra: Callable[[str], torch.Tensor],
     strict: bool,
     where: str,
 ) -> Prepared:
@@ -55,70 +63,74 @@ def prepare(
         module: The target.
         offered: The checkpoint's names that a network may have.
         fetch: Gives the value of an offered name.
-        state: The checkpoint's JSON, for modules' extra state.
+        extra: What modules returned from `get_extra_state` when they were saved, packed, by name.
+        fetch_extra: Gives a tensor that `extra` refers to.
         strict: Whether every name of both sides must fit, without conversion.
         where: The checkpoint, for messages.
 
     Raises:
         MismatchError: A shape differs, or a dtype that cannot be converted without loss of range.
         NothingLoadedError: No name fits.
-        LoadError: `strict`, and a name of either side is left over.
+        LoadError: The module has tensors without memory; or `strict`, and a name of either side is left over.
     """
     target = type(module).__name__
+    where = f"{where} into {target}"
     places = module.state_dict(keep_vars=True)
     tensors = {name: value for name, value in places.items() if isinstance(value, torch.Tensor)}
+    _refuse_without_memory(where, tensors)
     pairs = match(tensors, offered)
     if tensors and not pairs:
         raise NothingLoadedError(
-            f"{where} into {target}",
-            found="names like " + ", ".join(fold(offered)[:3]),
+            where,
+            found="names like " + ", ".join(fold(offered)[:3]) if offered else "no names",
             expected="names like " + ", ".join(fold(tensors)[:3]),
             remedy="Check that the checkpoint is of this network.",
         )
-    values, cast, mismatched = {}, [], []
+    values: dict[str, Any] = {}
+    cast, mismatched = [], []
     for name, found in pairs.items():
         value = fetch(found)
         problem = _problem(name, value, tensors[name], strict=strict)
         if problem is not None:
             mismatched.append(problem)
             continue
-        assert isinstance(value, torch.Tensor)
+        assert isinstance(value, torch.Tensor)  # else there was a problem
         values[name] = value
         if value.dtype != tensors[name].dtype:
             cast.append(Cast(name, str(value.dtype), str(tensors[name].dtype)))
+    extra_pairs = match([name for name in places if name not in tensors], extra)
+    values |= {name: unpack(extra[found], fetch_extra) for name, found in extra_pairs.items()}
+    pairs |= extra_pairs
     used = set(pairs.values())
-    extra = {name: unpack(packed, lambda name: _tensor(fetch(name))) for name, packed in state.get(EXTRA, {}).items()}
     report = LoadReport(
         target,
         loaded=tuple(values),
-        missing=tuple(name for name in tensors if name not in pairs),
-        unexpected=tuple(name for name in offered if name not in used),
+        missing=tuple(name for name in places if name not in pairs),
+        unexpected=tuple(name for name in [*offered, *extra] if name not in used),
         mismatched=tuple(mismatched),
         cast=tuple(cast),
         renamed=tuple(Renamed(found, name) for name, found in pairs.items() if name != found),
     )
-    _refuse(report, where, strict=strict)
-
-    def apply() -> None:
-        module.load_state_dict(values | {name: extra[name] for name in extra if name in places}, strict=False)
-
-    return Prepared(report, apply)
-
-
-def _refuse(report: LoadReport, where: str, *, strict: bool) -> None:
-    if report.mismatched:
+    if mismatched:
         raise MismatchError(
-            f"{where} into {report.target}",
-            found=f"{len(report.mismatched)} entries that do not fit: " + "; ".join(fold(map(str, report.mismatched))),
+            where,
+            found=f"{len(mismatched)} entries that do not fit: " + "; ".join(fold(map(str, mismatched))),
             expected="the shape and a compatible dtype",
             remedy="Build the network as it was saved, or leave the entries out with filter_prefix.",
         )
-    if strict and (report.missing or report.unexpected):
+    if strict:
+        refuse_leftovers(report, where)
+    return Prepared(report, lambda: module.load_state_dict(values, strict=False))
+
+
+def _refuse_without_memory(where: str, tensors: Mapping[str, torch.Tensor]) -> None:
+    bare = [name for name, tensor in tensors.items() if is_lazy(tensor) or tensor.is_meta]
+    if bare:
         raise LoadError(
-            f"{where} into {report.target}",
-            found=f"missing: {fold(report.missing) or 'nothing'}, unexpected: {fold(report.unexpected) or 'nothing'}",
-            expected="the same names on both sides (strict_load=True)",
-            remedy="Build the network as it was saved, or load with strict_load=False and read the report.",
+            where,
+            found="tensors without memory (lazy, or on the meta device): " + ", ".join(fold(bare)),
+            expected="a network that can be loaded in place",
+            remedy="Run it once (lazy modules), or give it memory with to_empty(device=...).",
         )
 
 
@@ -151,8 +163,3 @@ def _survives(value: torch.Tensor, dtype: torch.dtype) -> bool:
     if _family(dtype) == "integer":
         return torch.equal(converted.to(value.dtype), value)
     return torch.equal(torch.isfinite(converted), torch.isfinite(value))
-
-
-def _tensor(value: object) -> torch.Tensor:
-    assert isinstance(value, torch.Tensor)
-    return value

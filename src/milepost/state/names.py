@@ -23,20 +23,27 @@ def unwrapped(name: str) -> str:
 def match(wanted: Iterable[str], offered: Iterable[str]) -> dict[str, str]:
     """Find for each wanted name the offered one: itself, else the only one that is equal when unwrapped.
 
+    Where two names of either side are equal when unwrapped, neither is guessed.
+
     >>> match(["a.weight", "b"], ["module.a.weight", "c"])
     {'a.weight': 'module.a.weight'}
     """
-    offered = dict.fromkeys(offered)
+    wanted, offered = list(wanted), dict.fromkeys(offered)
     pairs = {name: name for name in wanted if name in offered}
-    by_core: dict[str, list[str]] = {}
-    for name in offered:
-        if name not in pairs:
-            by_core.setdefault(unwrapped(name), []).append(name)
-    for name in wanted:
-        candidates = by_core.get(unwrapped(name), [])
-        if name not in pairs and len(candidates) == 1:
-            pairs[name] = candidates[0]
-    return pairs
+    open_names = _by_core(name for name in wanted if name not in pairs)
+    open_offers = _by_core(name for name in offered if name not in pairs)
+    for core, (name, *others) in open_names.items():
+        offers = open_offers.get(core, [])
+        if not others and len(offers) == 1:
+            pairs[name] = offers[0]
+    return {name: pairs[name] for name in wanted if name in pairs}
+
+
+def _by_core(names: Iterable[str]) -> dict[str, list[str]]:
+    cores: dict[str, list[str]] = {}
+    for name in names:
+        cores.setdefault(unwrapped(name), []).append(name)
+    return cores
 
 
 def has_prefix(name: str, prefixes: Iterable[str]) -> bool:

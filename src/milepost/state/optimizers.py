@@ -1,9 +1,9 @@
 """An optimizer <-> named tensors and JSON, by the names of the parameters that it steps. Modules are not known here.
 
 torch's own state of an optimizer goes by position, so a reordered or added parameter shifts everything behind it
-(pytorch issue 1489). Here every position is saved with its parameter's name and shape. An optimizer built from
-`named_parameters()` knows its names, and is restored by them; one built from `parameters()` does not, and is restored
-by the saved order, if the number and the shapes of its parameters agree.
+(pytorch issue 1489). Here every position is saved with its parameter's name, dtype and shape, and restored by name.
+Only an optimizer whose parameters' names are not known, because it was built from `parameters()` and stands alone, is
+restored by the saved order, if the number and the shapes of its parameters agree.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from milepost.errors import LoadError, MismatchError, NothingLoadedError
 from milepost.state.names import match
-from milepost.state.report import LoadReport, Mismatch, Prepared, Renamed, fold
+from milepost.state.report import Cast, LoadReport, Mismatch, Prepared, Renamed, fold, refuse_leftovers
 from milepost.state.snapshot import Snapshot
 from milepost.state.values import unpack
 
@@ -29,12 +29,11 @@ def take(optimizer: Optimizer, names: Mapping[int, str], snapshot: Snapshot) -> 
 
     Args:
         optimizer: Any `torch.optim.Optimizer`.
-        names: The network's parameter names by identity, for an optimizer that does not know them.
+        names: The network's parameter names by identity.
         snapshot: Where to.
     """
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    own = _names(optimizer)
-    known = own or [names.get(id(parameter), f"#{place}") for place, parameter in enumerate(parameters)]
+    parameters = _parameters(optimizer)
+    known = _known_names(optimizer, names) or [f"#{place}" for place in range(len(parameters))]
     packed = optimizer.state_dict()
     groups: list[dict[str, Any]] = []
     for group in packed["param_groups"]:
@@ -52,12 +51,22 @@ def take(optimizer: Optimizer, names: Mapping[int, str], snapshot: Snapshot) -> 
         else:
             common[place] = value
     snapshot.state[OPTIMIZER] = {
-        "class": _lineage(optimizer),
+        "class": _algorithm(optimizer),
         "groups": groups,
-        "shapes": {known[place]: list(parameter.shape) for place, parameter in enumerate(parameters)},
+        "parameters": {
+            name: [str(parameter.dtype), list(parameter.shape)]
+            for name, parameter in zip(known, parameters, strict=True)
+        },
         "state": state,
         "common": snapshot.pack(common, f"{OPTIMIZER}.common", OPTIMIZER),
     }
+
+
+def select(saved: dict[str, Any], is_kept: Callable[[str], bool]) -> dict[str, Any] | None:
+    """What `take` stored, for the parameters that are kept; None where none is."""
+    groups = [{**group, "params": [name for name in group["params"] if is_kept(name)]} for group in saved["groups"]]
+    state = {name: value for name, value in saved["state"].items() if is_kept(name)}
+    return {**saved, "groups": groups, "state": state} if any(group["params"] for group in groups) else None
 
 
 def prepare(
@@ -65,6 +74,7 @@ def prepare(
     saved: dict[str, Any] | None,
     fetch: Callable[[str], torch.Tensor],
     *,
+    names: Mapping[int, str],
     strict: bool,
     where: str,
 ) -> Prepared:
@@ -74,13 +84,14 @@ def prepare(
         optimizer: The target.
         saved: What `take` stored under `OPTIMIZER`, or None where there is none.
         fetch: Gives the tensor of an entry.
-        strict: Whether every parameter of both sides must be known.
+        names: The network's parameter names by identity, as far as the network is known.
+        strict: Whether every parameter and group of both sides must be known.
         where: The checkpoint, for messages.
 
     Raises:
         NothingLoadedError: The checkpoint has no optimizer state, or none for these parameters.
         LoadError: The state is of another kind of optimizer; the parameters cannot be told apart; or `strict`, and a
-            parameter of either side is left over.
+            parameter or group of either side is left over.
         MismatchError: A parameter has another shape than its namesake had.
     """
     target = type(optimizer).__name__
@@ -92,17 +103,17 @@ def prepare(
             expected="the mapping that load_checkpoint returned for a checkpoint saved while training",
             remedy="Pass that mapping itself, not a plain dict made from it; weights alone restore no optimizer.",
         )
-    if not set(saved["class"]) & set(_lineage(optimizer)):
+    if saved["class"] != _algorithm(optimizer):
         raise LoadError(
             where,
-            found=f"the state of {saved['class'][0]}",
-            expected=f"the state of {target}",
+            found=f"the state of {saved['class']}",
+            expected=f"the state of {_algorithm(optimizer)}",
             remedy="Build the optimizer that was saved, or start this one afresh.",
         )
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    parameters = _parameters(optimizer)
     order = [name for group in saved["groups"] for name in group["params"]]
-    names = _names(optimizer)
-    if names is None:
+    known = _known_names(optimizer, names)
+    if known is None:
         if len(parameters) != len(order):
             raise LoadError(
                 where,
@@ -110,80 +121,120 @@ def prepare(
                 expected=f"{len(parameters)}, since this optimizer does not know its parameters' names",
                 remedy="Build it with named_parameters() instead of parameters(): then they are matched by name.",
             )
+        target, known = f"{target}, by position", order
         pairs = dict(enumerate(order))
-        names = order
     else:
-        found = match(names, order)
-        pairs = {place: found[name] for place, name in enumerate(names) if name in found}
+        found = match(known, order)
+        pairs = {place: found[name] for place, name in enumerate(known) if name in found}
     if order and not pairs:
         raise NothingLoadedError(
             where,
             found="parameters like " + ", ".join(fold(order)[:3]),
-            expected="parameters like " + ", ".join(fold(names)[:3]),
+            expected="parameters like " + ", ".join(fold(known)[:3]),
             remedy="Check that the checkpoint is of this network.",
         )
-    _check_shapes(where, {name: parameters[place] for place, name in pairs.items()}, saved["shapes"])
+    _check_shapes(where, {name: parameters[place] for place, name in pairs.items()}, saved["parameters"])
+    state = {place: unpack(saved["state"][name], fetch) for place, name in pairs.items() if name in saved["state"]}
+    groups, without_options = _groups(optimizer, pairs, saved["groups"], fetch)
     used = set(pairs.values())
+    converted = {place: saved["parameters"][name][0] != str(parameters[place].dtype) for place, name in pairs.items()}
     report = LoadReport(
         target,
-        loaded=tuple(names[place] for place in pairs),
-        missing=tuple(name for place, name in enumerate(names) if place not in pairs),
+        loaded=tuple(known[place] for place in pairs),
+        missing=tuple([name for place, name in enumerate(known) if place not in pairs] + without_options),
         unexpected=tuple(name for name in order if name not in used),
-        renamed=tuple(Renamed(name, names[place]) for place, name in pairs.items() if name != names[place]),
+        cast=tuple(
+            Cast(known[place], saved["parameters"][name][0], str(parameters[place].dtype))
+            for place, name in pairs.items()
+            if converted[place]
+        ),
+        renamed=tuple(Renamed(name, known[place]) for place, name in pairs.items() if name != known[place]),
     )
-    if strict and (report.missing or report.unexpected):
-        raise LoadError(
-            where,
-            found=f"missing: {fold(report.missing) or 'nothing'}, unexpected: {fold(report.unexpected) or 'nothing'}",
-            expected="the same parameters on both sides (strict_load=True)",
-            remedy="Build the optimizer as it was saved, or load with strict_load=False and read the report.",
-        )
-    state = {place: unpack(saved["state"][name], fetch) for place, name in pairs.items() if name in saved["state"]}
-    whole = {
-        "state": state | unpack(saved["common"], fetch),
-        "param_groups": _groups(optimizer, pairs, saved["groups"], fetch),
-    }
-    return Prepared(report, lambda: optimizer.load_state_dict(whole))
+    if strict:
+        refuse_leftovers(report, where)
+    common = unpack(saved["common"], fetch)
+
+    def apply() -> None:
+        optimizer.load_state_dict({"state": state | common, "param_groups": groups})
+        for place, values in state.items():
+            if not converted[place]:
+                own = optimizer.state[parameters[place]]
+                own.update(_as_saved(dict(own), values))
+
+    return Prepared(report, apply)
+
+
+def _as_saved(loaded: Any, saved: Any) -> Any:
+    """Undo torch's conversion of floating-point state to the dtype of its parameter: the state's own was on purpose."""
+    if isinstance(saved, torch.Tensor):
+        return loaded if loaded.dtype == saved.dtype else saved.to(loaded.device)
+    if isinstance(saved, dict):
+        return {key: _as_saved(loaded[key], value) for key, value in saved.items()}
+    if isinstance(saved, (list, tuple)):
+        return type(saved)(_as_saved(*pair) for pair in zip(loaded, saved, strict=True))
+    return loaded
 
 
 def _groups(
     optimizer: Optimizer, pairs: Mapping[int, str], saved: list[dict[str, Any]], fetch: Callable[[str], torch.Tensor]
-) -> list[dict[str, Any]]:
+) -> tuple[list[dict[str, Any]], list[str]]:
     """The optimizer's own groups, each with the options of the saved group that its parameters were in.
 
-    A group whose parameters were in several groups, or in none, keeps the options that it was built with.
+    A group whose parameters were in several groups, or in none, keeps the options that it was built with, and is named
+    in the second list.
     """
     home = {name: number for number, group in enumerate(saved) for name in group["params"]}
-    groups = []
-    for group in optimizer.state_dict()["param_groups"]:
+    groups, without_options = [], []
+    for number, group in enumerate(optimizer.state_dict()["param_groups"]):
         origins = {home[pairs[place]] for place in group["params"] if place in pairs}
-        options = unpack(saved[origins.pop()]["options"], fetch) if len(origins) == 1 else {}
+        if not group["params"] and number < len(saved) and not saved[number]["params"]:
+            origins = {number}
+        if len(origins) == 1:
+            options = unpack(saved[origins.pop()]["options"], fetch)
+        else:
+            options = {}
+            without_options.append(f"the options of parameter group {number}")
         groups.append({**group, **options})
-    return groups
+    return groups, without_options
 
 
-def _check_shapes(where: str, parameters: Mapping[str, torch.Tensor], saved: Mapping[str, list[int]]) -> None:
+def _check_shapes(where: str, parameters: Mapping[str, torch.Tensor], saved: Mapping[str, list[Any]]) -> None:
     wrong = [
-        Mismatch(name, str(tuple(saved[name])), str(tuple(parameter.shape)))
+        Mismatch(name, str(tuple(saved[name][1])), str(tuple(parameter.shape)))
         for name, parameter in parameters.items()
-        if list(parameter.shape) != saved[name]
+        if list(parameter.shape) != saved[name][1]
     ]
     if wrong:
         raise MismatchError(
             where,
             found=f"{len(wrong)} parameters that do not fit: " + "; ".join(fold(map(str, wrong))),
             expected="the shapes that were saved",
-            remedy="Build the network as it was saved, or build the optimizer from the named_parameters() that fit.",
+            remedy="Build the network as it was saved, or leave the parameters out with filter_prefix.",
         )
 
 
-def _names(optimizer: Optimizer) -> list[str] | None:
-    """The parameters' names in order, if the optimizer was built from `named_parameters()`."""
-    if any("param_names" not in group for group in optimizer.param_groups):
+def _parameters(optimizer: Optimizer) -> list[torch.Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _known_names(optimizer: Optimizer, names: Mapping[int, str]) -> list[str] | None:
+    """The parameters' names in order: the network's, else the optimizer's own; None if any two cannot be told apart.
+
+    What is in neither (a loss of its own, say) is called by its place.
+    """
+    own = [name for group in optimizer.param_groups for name in group.get("param_names", [None] * len(group["params"]))]
+    parameters = _parameters(optimizer)
+    if not any(id(parameter) in names for parameter in parameters) and None in own:
         return None
-    return [name for group in optimizer.param_groups for name in group["param_names"]]
+    known = [
+        names.get(id(parameter)) or name or f"#{place}"
+        for place, (parameter, name) in enumerate(zip(parameters, own, strict=True))
+    ]
+    return known if len(set(known)) == len(known) else None
 
 
-def _lineage(optimizer: Optimizer) -> list[str]:
-    """The class's name and those of the optimizers that it is made from: equal state for all of them."""
-    return [kind.__name__ for kind in type(optimizer).__mro__ if issubclass(kind, Optimizer) and kind is not Optimizer]
+def _algorithm(optimizer: Optimizer) -> str:
+    """The class that decides what the state means: torch's own, where a class only gives it another name or form."""
+    kinds = [kind for kind in type(optimizer).__mro__ if issubclass(kind, Optimizer) and kind is not Optimizer]
+    own = [kind for kind in kinds if kind.__module__.startswith("torch.optim.")]
+    return (own or kinds)[0].__name__

@@ -1,4 +1,4 @@
-"""The random state of a process: Python's, NumPy's, torch's on every device, and that of a loader's own generators."""
+"""The random state of a process: Python's, NumPy's, torch's on CPU and CUDA, and that of a loader's own generators."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def capture(loader: object = None) -> dict[str, Any]:
     version, internal, gauss = random.getstate()
     name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     return {
-        "python": [version, torch.tensor(internal, dtype=torch.int64), gauss],
+        "python": [version, torch.tensor(internal, dtype=torch.int64, device="cpu"), gauss],
         "numpy": [name, torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, cached],
         "torch": torch.get_rng_state(),
         "cuda": list(torch.cuda.get_rng_state_all()) if torch.cuda.is_available() else [],

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from milepost.errors import LoadError
 
 SHOWN = 8
 """Lines per part of a printed report."""
@@ -87,10 +89,22 @@ class LoadReport:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A load that is read and checked, and cannot fail any more: `apply` does what `report` says."""
+    """A load that is read and checked: `apply` does what `report` says."""
 
     report: LoadReport
-    apply: Callable[[], None]
+    apply: Callable[[], Any]
+
+
+def refuse_leftovers(report: LoadReport, where: str) -> None:
+    """Raise `LoadError` if a name of either side is left over."""
+    if report.missing or report.unexpected:
+        raise LoadError(
+            where,
+            found=f"missing: {', '.join(fold(report.missing)) or 'nothing'}; "
+            f"unexpected: {', '.join(fold(report.unexpected)) or 'nothing'}",
+            expected="the same names on both sides",
+            remedy="Build the target as it was saved, or load with strict_load=False and read the report.",
+        )
 
 
 def fold(lines: Iterable[str]) -> list[str]:

@@ -69,4 +69,4 @@ def empty(where: str, spec: ArraySpec) -> torch.Tensor:
             expected="a dtype that torch has",
             remedy="Leave the entry out with filter_prefix, or convert the file.",
         )
-    return torch.empty(spec.shape, dtype=TO_TORCH[spec.dtype])
+    return torch.empty(spec.shape, dtype=TO_TORCH[spec.dtype], device="cpu")

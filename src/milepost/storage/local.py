@@ -14,8 +14,9 @@ import secrets
 import stat
 from pathlib import Path
 from types import TracebackType
+from typing import NoReturn
 
-from milepost.errors import CheckpointNotFoundError, DamagedCheckpointError, NotACheckpointError, SaveError
+from milepost.errors import CheckpointNotFoundError, DamagedCheckpointError, NotACheckpointError, ReadError, SaveError
 from milepost.storage.base import NewFile, Stat, StoredFile
 from milepost.storage.names import check_name
 
@@ -92,11 +93,16 @@ class LocalStorage:
                 remedy="Check the path, and the folder the training wrote to.",
             ) from error
         except OSError as error:
-            raise _unreadable(where, error.strerror or str(error)) from error
+            raise _read_error(where, error) from error
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             os.close(descriptor)
-            raise _unreadable(where, "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or device")
+            raise NotACheckpointError(
+                where,
+                found="a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or device",
+                expected="a regular file",
+                remedy="Give the path of a .ckpt file.",
+            )
         return LocalFile(where, descriptor, status.st_size)
 
     def create(self, name: str, nbytes: int) -> NewFile:
@@ -177,6 +183,10 @@ class LocalFile:
     def __del__(self) -> None:
         self.close()
 
+    def __reduce__(self) -> NoReturn:
+        # A copied descriptor would be closed twice, the second time as somebody else's.
+        raise TypeError(f"{self.where}: an open file cannot be copied or pickled")
+
 
 class NewLocalFile:
     """A temporary sibling of the file in the making."""
@@ -251,10 +261,13 @@ def _sync_folder(directory: Path) -> None:
         os.close(descriptor)
 
 
-def _unreadable(where: str, found: str) -> NotACheckpointError:
-    return NotACheckpointError(
+def _read_error(where: str, error: OSError) -> ReadError:
+    is_full = error.errno in (errno.EMFILE, errno.ENFILE)
+    failure = ReadError(
         where,
-        found=found,
-        expected="a regular file that this user may read",
-        remedy="Give the path of a .ckpt file.",
+        found=error.strerror or str(error),
+        expected="a file that this user may open",
+        remedy="Close what load_checkpoint returned when it is done with." if is_full else "Check the file's rights.",
     )
+    failure.errno = error.errno
+    return failure

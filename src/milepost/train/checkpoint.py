@@ -11,7 +11,7 @@ import torch
 
 from milepost.catalog.names import check_prefix
 from milepost.config import CheckpointConfig
-from milepost.errors import SettingTypeError
+from milepost.errors import SettingError, SettingTypeError, TrainingError
 from milepost.manager import CheckpointManager, Moment, Resumed, check_directory
 from milepost.train.lifecycle import Callback, CallbackParams, RunContext
 
@@ -45,6 +45,8 @@ class ModelCheckpoint(Callback):
         ['linear-4_3.ckpt', 'linear-5_3.ckpt']
     """
 
+    is_called_last = True
+
     def __init__(
         self,
         prefix: str = "CKP",
@@ -76,42 +78,80 @@ class ModelCheckpoint(Callback):
         """The newest checkpoint of the run, as a path; None before the first."""
         return None if self._latest is None else str(self._latest)
 
-    def resume(
-        self, network: torch.nn.Module, optimizer: torch.optim.Optimizer, which: str | os.PathLike[str]
-    ) -> Resumed | None:
-        """Load a checkpoint (as `CheckpointManager.resume`); the training that begins next goes on with it."""
-        self._manager = self._new_manager(network, optimizer)
-        return self._manager.resume(which)
+    def resume(self, params: CallbackParams, which: str | os.PathLike[str]) -> Resumed | None:
+        """Load a checkpoint (as `CheckpointManager.resume`); the training that begins now goes on with it."""
+        manager = self._new_manager(params)
+        resumed = manager.resume(which, params.batch_num)
+        self._manager, self._latest = manager, manager.latest
+        return resumed
 
     def on_train_begin(self, run_context: RunContext) -> None:
         """Begin a run, unless one was resumed."""
         params = run_context.original_args()
+        self._refuse_twins(params)
         if self._manager is None:
-            self._manager = self._new_manager(params.network, params.optimizer)
-            self._manager.start()
+            self._manager = self._new_manager(params)
+            self._manager.start(_moment(params))
+            self._latest = None
 
     def on_train_step_end(self, run_context: RunContext) -> None:
-        """Save if a checkpoint is due."""
-        assert self._manager is not None
-        self._manager.step(_moment(run_context.original_args()))
-        self._latest = self._manager.latest
+        """Save if a checkpoint is due; at an epoch's last step, when its end has done what it does."""
+        params = run_context.original_args()
+        if params.cur_step_in_epoch != params.batch_num:
+            self._step(params)
+
+    def on_train_epoch_end(self, run_context: RunContext) -> None:
+        """Save if the epoch's last step is due."""
+        params = run_context.original_args()
+        if params.cur_step_in_epoch == params.batch_num:
+            self._step(params)
 
     def on_train_end(self, run_context: RunContext) -> None:  # noqa: ARG002 (the life cycle's signature)
         """Save the last step."""
-        assert self._manager is not None
-        self._manager.finish()
-        self._latest = self._manager.latest
+        manager = self._running()
+        manager.finish()
+        self._latest = manager.latest
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._manager = None
 
-    def _new_manager(self, network: torch.nn.Module, optimizer: torch.optim.Optimizer | None) -> CheckpointManager:
-        return CheckpointManager(self.directory, network, optimizer, prefix=self.prefix, config=self.config)
+    def _step(self, params: CallbackParams) -> None:
+        manager = self._running()
+        manager.step(_moment(params, _inputs(params) if manager.needs_inputs else ()))
+        self._latest = manager.latest
+
+    def _running(self) -> CheckpointManager:
+        if self._manager is None:
+            raise TrainingError(
+                f"ModelCheckpoint({self.prefix!r})",
+                found="a training that it did not see begin, or that began inside another one",
+                expected="one training at a time, begun with on_train_begin",
+                remedy="Call super().on_train_begin(run_context) in a subclass; give an inner training its own.",
+            )
+        return self._manager
+
+    def _new_manager(self, params: CallbackParams) -> CheckpointManager:
+        loss = params.loss_fn
+        beside = {"loss": loss} if isinstance(loss, torch.nn.Module) and loss.state_dict() else {}
+        return CheckpointManager(
+            self.directory, params.network, params.optimizer, beside=beside, prefix=self.prefix, config=self.config
+        )
+
+    def _refuse_twins(self, params: CallbackParams) -> None:
+        savers = [callback for callback in params.list_callback if isinstance(callback, ModelCheckpoint)]
+        twins = [each for each in savers if (each.directory, each.prefix) == (self.directory, self.prefix)]
+        if len(twins) > 1:
+            raise SettingError(
+                "callbacks",
+                found=f"{len(twins)} ModelCheckpoints of the prefix {self.prefix!r} in {self.directory}",
+                expected="one: each would count and remove the other's files",
+                remedy="Give them different prefixes.",
+            )
 
 
-def _moment(params: CallbackParams) -> Moment:
+def _moment(params: CallbackParams, inputs: tuple[Any, ...] = ()) -> Moment:
     return Moment(
         epoch=params.cur_epoch_num,
         step=params.cur_step_in_epoch,
@@ -120,7 +160,7 @@ def _moment(params: CallbackParams) -> Moment:
         metrics={} if params.net_outputs is None else {"loss": params.net_outputs},
         loader=params.train_dataset,
         epoch_start=params.epoch_start,
-        inputs=_inputs(params),
+        inputs=inputs,
     )
 
 

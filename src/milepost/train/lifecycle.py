@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from numbers import Integral
 from types import TracebackType
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from milepost.errors import SettingError, SettingTypeError
 class Callback:
     """Is called at fixed moments of a training or an evaluation; override what you need.
 
-    One training calls, for each callback in the order of the list::
+    One training calls, for each callback in the order of the list (but those with `is_called_last` after the others)::
 
         __enter__
         on_train_begin
@@ -39,6 +40,9 @@ class Callback:
 
     Source: mindspore.train.Callback, MindSpore 2.10; the short names are those of MindSpore 0.6.
     """
+
+    is_called_last = False
+    """True for a callback that records what the others have done, such as one that saves the training."""
 
     def __enter__(self) -> Callback:
         return self
@@ -198,7 +202,8 @@ class CallbackList:
     """The callbacks of one run, called in order; as a context it enters all of them and surely leaves them again."""
 
     def __init__(self, callbacks: Callback | Sequence[Callback] | None, params: CallbackParams) -> None:
-        self._callbacks = params.list_callback = _as_callbacks(callbacks)
+        params.list_callback = _as_callbacks(callbacks)
+        self._callbacks = sorted(params.list_callback, key=lambda callback: callback.is_called_last)
         self._params = params
         self.context = RunContext(params)
         self._exits = ExitStack()
@@ -239,7 +244,7 @@ def _as_callback(given: object) -> Callback:
 
 def whole_number(field: str, value: object, *, least: int) -> int:
     """Return `value` if it is an int of at least `least`; refuse it with the field's name otherwise."""
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, Integral):
         raise SettingTypeError(
             field,
             found=f"{value!r} of type {type(value).__name__}",
@@ -248,4 +253,4 @@ def whole_number(field: str, value: object, *, least: int) -> int:
         )
     if value < least:
         raise SettingError(field, found=repr(value), expected=f"{least} or more", remedy="Give such a number.")
-    return value
+    return int(value)

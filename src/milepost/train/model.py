@@ -224,7 +224,7 @@ class Model:
 
         watchers = CallbackList(callbacks, params)
         with self._at_work(training=True), watchers:
-            resumed = None if resume is False else self._resume(optimizer, params.list_callback, resume)
+            resumed = None if resume is False else self._resume(params, resume)
             if resumed is not None:
                 start = _Position(resumed.epoch - 1, resumed.step, resumed.global_step)
             params.cur_epoch_num, params.cur_step_in_epoch = start.epoch + 1, start.step
@@ -265,9 +265,7 @@ class Model:
             raise no_batches(dataset)
         watchers.call("epoch_end")
 
-    def _resume(
-        self, optimizer: torch.optim.Optimizer, callbacks: Sequence[Callback], which: str | os.PathLike[str]
-    ) -> Resumed | None:
+    def _resume(self, params: CallbackParams, which: str | os.PathLike[str]) -> Resumed | None:
         if not isinstance(which, str | os.PathLike):
             raise SettingTypeError(
                 "resume",
@@ -275,7 +273,7 @@ class Model:
                 expected='"auto", "must", False or the path of a checkpoint',
                 remedy='Give "auto" to go on where there is a checkpoint, and to start where there is none.',
             )
-        savers = [callback for callback in callbacks if isinstance(callback, ModelCheckpoint)]
+        savers = [callback for callback in params.list_callback if isinstance(callback, ModelCheckpoint)]
         if not savers:
             raise SettingError(
                 "resume",
@@ -283,7 +281,7 @@ class Model:
                 expected="one, whose prefix and directory say where the checkpoints are",
                 remedy="Add one to the callbacks, or load the checkpoint with load_checkpoint.",
             )
-        return savers[0].resume(self.network, optimizer, which)
+        return savers[0].resume(params, which)
 
     def _update(self, optimizer: torch.optim.Optimizer, batch: Any) -> _Outcome:
         first: _Outcome | None = None

@@ -1,0 +1,163 @@
+"""`Parameters`: an open checkpoint as a mapping name -> tensor. What is loaded into what is not known here."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, NoReturn
+
+import torch
+
+from milepost.engine.reader import Reader
+from milepost.errors import DamagedCheckpointError, MilepostError
+from milepost.format.ckpt import decode_text
+from milepost.state import modules, optimizers
+from milepost.state.report import LoadReport, fold
+from milepost.state.tensors import bytes_of, empty
+from milepost.state.values import unpack
+
+
+class Parameters(MutableMapping[str, "torch.Tensor | str"]):
+    """What `load_checkpoint` returns: name -> tensor, read and checked when it is first asked for.
+
+    Names can be removed and set as in a dict; nothing of that reaches the file. The random state of the training is in
+    the file too, but not among the names. The file stays open until `close`, the end of a ``with`` block, or the end of
+    this object.
+
+    Attributes:
+        where: The file, for messages.
+        metadata: What was stored beside the tensors: ``epoch``, ``step`` (within the epoch), ``global_step``,
+            ``metrics``, ... (empty for files that store nothing).
+        report: What loading did, if `load_checkpoint` was given a network; else None.
+    """
+
+    def __init__(self, reader: Reader) -> None:
+        index = reader.index
+        self._reader = reader
+        hidden = [name for name, entry in index.entries.items() if entry.kind in ("random", modules.EXTRA)]
+        # Tied names share one key, and so one tensor, as they did when they were saved.
+        self._keys = {name: index.aliases.get(name, name) for name in [*index.entries, *index.aliases]}
+        self._keys = {name: key for name, key in self._keys.items() if key not in hidden}
+        self._values: dict[str, torch.Tensor | str] = {}
+        self.where = reader.where
+        self.metadata: dict[str, Any] = dict(index.metadata)
+        self.report: LoadReport | None = None
+
+    def kind(self, name: str) -> str:
+        """What `name` is to the training: one of `milepost.format.spec.KINDS`."""
+        entry = self._reader.index.entries.get(self._keys[name])
+        return "appended" if entry is None else entry.kind
+
+    def fetch(self, name: str) -> torch.Tensor | str:
+        """Read an entry of the file anew, whether it is among the names or not."""
+        entry = self._reader.entry(name)
+        if entry.spec.dtype == "str":
+            return decode_text(self._reader.read(name), f"{self.where}, entry {name!r}")
+        tensor = empty(self.where, entry.spec)
+        self._reader.read_into(name, bytes_of(tensor))
+        return tensor
+
+    def fetch_tensor(self, name: str) -> torch.Tensor:
+        """Give the tensor of an entry that the state refers to: the one that was set, or one read anew."""
+        value = self._values.get(name)
+        value = value.clone() if isinstance(value, torch.Tensor) else self.fetch(name)
+        if not isinstance(value, torch.Tensor):
+            raise TypeError(f"entry {name!r} is a text")
+        return value
+
+    def verify(self) -> None:
+        """Check every byte of every entry against its checksum, or raise `DamagedCheckpointError`."""
+        self._reader.verify()
+
+    def state(self, key: str) -> Any:
+        """Rebuild a part of the state that is not tensors by itself, e.g. ``random``; None where there is none."""
+        with sound(self.where):
+            packed = self.metadata.get("state", {}).get(key)
+            return None if packed is None else unpack(packed, self.fetch_tensor)
+
+    def select(self, is_kept: Callable[[str], bool]) -> None:
+        """Remove the names that are not kept; also from the optimizer's state, by its parameters' names."""
+        with sound(self.where):
+            state = dict(self.metadata.get("state", {}))
+            extra = {name: value for name, value in state.get(modules.EXTRA, {}).items() if is_kept(name)}
+            saved = state.get(optimizers.OPTIMIZER)
+            own = f"{optimizers.OPTIMIZER}."
+            if saved is not None:
+                saved = optimizers.select(saved, lambda name: is_kept(name) and is_kept(own + name))
+            self.metadata["state"] = state | {modules.EXTRA: extra, optimizers.OPTIMIZER: saved}
+        for name in list(self):
+            is_state = self.kind(name) == "optimizer"
+            if not is_kept(name) or (is_state and not is_kept(name.removeprefix(own))):
+                del self[name]
+
+    def names_of(self, kind: str) -> list[str]:
+        """The names of all entries of a kind, also of one that is not among the names."""
+        return [name for name, entry in self._reader.index.entries.items() if entry.kind == kind]
+
+    def close(self) -> None:
+        """Close the file; tensors that were read stay."""
+        self._reader.close()
+
+    def __enter__(self) -> Parameters:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __getitem__(self, name: str) -> torch.Tensor | str:
+        key = self._keys[name]
+        if key not in self._values:
+            self._values[key] = self.fetch(key)
+        return self._values[key]
+
+    def __setitem__(self, name: str, value: torch.Tensor | str) -> None:
+        self._values[self._keys.setdefault(name, name)] = value
+
+    def __delitem__(self, name: str) -> None:
+        del self._keys[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __copy__(self) -> Parameters:
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        twin._keys, twin._values, twin.metadata = dict(self._keys), dict(self._values), dict(self.metadata)
+        return twin
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Parameters:
+        twin = copy.copy(self)
+        twin._values = copy.deepcopy(self._values, memo)
+        return twin
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"{self!r} cannot be pickled, because it holds an open file; send the path instead")
+
+    def __repr__(self) -> str:
+        return f"<Parameters of {self.where}: {len(self)} names>"
+
+    def __str__(self) -> str:
+        return "\n".join([repr(self), *(f"  {line}" for line in fold(self))])
+
+
+@contextmanager
+def sound(where: str) -> Iterator[None]:
+    """Tell of metadata that is JSON, but not what docs/format.md describes, as of damage."""
+    try:
+        yield
+    except MilepostError:
+        raise
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise DamagedCheckpointError(
+            f"{where}, metadata",
+            found=f"a state that cannot be read ({type(error).__name__}: {error})",
+            expected="one as docs/format.md describes it",
+            remedy="It was written by something else; the tensors can still be taken by name.",
+        ) from error
