@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-
-DEMO = Path(__file__).parents[2] / "examples" / "demo.py"
-SMALL = ["--images=256", "--epochs=2"]
 
 STORY = [
     r"^1\. Training in a process of its own",
@@ -35,42 +29,38 @@ STORY = [
 ]
 
 
-def tell(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, str(DEMO), *arguments], capture_output=True, text=True, timeout=600)
-
-
 @pytest.mark.slow
-def test_the_story_holds_and_so_does_a_second_telling(tmp_path):
+def test_the_story_holds_and_so_does_a_second_telling(told_twice):
     """Each step says what it shows, in order; a second demo is the folder's second run and leaves the first's files."""
-    for run in ("", "_2"):
-        told = tell("--directory", str(tmp_path), *SMALL, "--accuracy=0")
+    folder, tellings = told_twice
+    for run, told in zip(("", "_2"), tellings, strict=True):
         assert told.returncode == 0, told.stderr
         assert told.stderr == ""
         story = "(?ms)" + ".*?".join(STORY).replace("{run}", run)
         assert re.search(story, told.stdout), told.stdout
-    assert (tmp_path / "resnet50-2_8.ckpt").is_file()
+    assert (folder / "resnet50-2_8.ckpt").is_file()
 
 
 @pytest.mark.slow
-def test_a_story_that_does_not_hold_is_a_failure(tmp_path):
+def test_a_story_that_does_not_hold_is_a_failure(tell, tmp_path):
     """Too low an accuracy ends the demo with a reason and an exit code."""
-    told = tell("--directory", str(tmp_path), *SMALL, "--accuracy=1")
+    told = tell("--directory", tmp_path, "--images=256", "--epochs=2", "--accuracy=1")
     assert told.returncode == 1
     assert "The story does not hold: an accuracy of at least 100.0% was expected" in told.stderr
     assert "4. Inference" not in told.stdout
 
 
 @pytest.mark.parametrize("arguments", [["--epochs=1"], ["--images=255"]])
-def test_a_training_too_short_to_kill_is_refused(tmp_path, arguments):
+def test_a_training_too_short_to_kill_is_refused(tell, tmp_path, arguments):
     """The demo says so before it trains."""
-    told = tell("--directory", str(tmp_path), *arguments)
+    told = tell("--directory", tmp_path, *arguments)
     assert told.returncode == 2
     assert "too short a training to kill in its middle" in told.stderr
 
 
-def test_a_folder_without_mnist_is_refused(tmp_path):
+def test_a_folder_without_mnist_is_refused(tell, tmp_path):
     """The file that is missing is named, before anything is trained."""
-    told = tell("--directory", str(tmp_path / "runs"), "--mnist", str(tmp_path))
+    told = tell("--directory", tmp_path / "runs", "--mnist", tmp_path)
     assert told.returncode == 1
     assert "found none of train-images-idx3-ubyte," in told.stderr
     assert told.stdout == ""
