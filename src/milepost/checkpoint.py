@@ -237,7 +237,7 @@ def _prepare_checkpoint(
         return modules.prepare(
             target,
             [name for name in parameters if parameters.kind(name) in NETWORK_KINDS],
-            lambda name: _as_value(name, parameters[name]),
+            lambda name: _as_value(name, parameters.peek(name)),
             extra=state.get(modules.EXTRA, {}),
             fetch_extra=parameters.fetch_tensor,
             strict=strict,

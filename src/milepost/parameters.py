@@ -108,6 +108,11 @@ class Parameters(MutableMapping[str, "torch.Tensor | str"]):
     ) -> None:
         self.close()
 
+    def peek(self, name: str) -> torch.Tensor | str:
+        """As ``self[name]``, but what has to be read is not kept: loading a network needs no second copy that stays."""
+        value = self._values.get(self._keys[name])
+        return self.fetch(name) if value is None else value
+
     def __getitem__(self, name: str) -> torch.Tensor | str:
         key = self._keys[name]
         if key not in self._values:
