@@ -64,6 +64,9 @@ def test_settings_may_be_given_by_position():
         SECONDS: "0",
         COUNT: "5",
         MINUTES: "0",
+        "on_error": "raise",
+        "exception_save": "False",
+        "save_on_signal": "False",
     }
 
 
@@ -128,7 +131,7 @@ def test_cancelling_all_four_is_refused(settings):
 def test_a_config_shows_what_is_in_force():
     """The fields, the repr and equality speak of what is in force, not of what gave way."""
     config = CheckpointConfig(save_checkpoint_seconds=60, keep_checkpoint_max=None)
-    assert repr(config) == f"CheckpointConfig({STEPS}=0, {SECONDS}=60, {COUNT}=0, {MINUTES}=0)"
+    assert repr(config).startswith(f"CheckpointConfig({STEPS}=0, {SECONDS}=60, {COUNT}=0, {MINUTES}=0, ")
     assert config == CheckpointConfig(0, 60, 0, 0)
     assert config != CheckpointConfig(keep_checkpoint_max=None)
     assert hash(config) == hash(CheckpointConfig(0, 60, 0, 0))
@@ -146,3 +149,13 @@ def test_a_config_cannot_be_changed():
     """What was checked stays."""
     with pytest.raises(dataclasses.FrozenInstanceError):
         CheckpointConfig().save_checkpoint_steps = -1
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("on_error", "ignore"), ("on_error", None), ("exception_save", 1), ("save_on_signal", "SIGTERM")],
+)
+def test_what_happens_on_trouble_is_chosen_from_what_exists(field, value):
+    """The field's name stands first."""
+    with pytest.raises(SettingError, match=f"^{field}"):
+        CheckpointConfig(**{field: value})

@@ -6,7 +6,7 @@ import numbers
 import sys
 import warnings
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from milepost.errors import SettingError, SettingTypeError
 from milepost.policy.keep import KeepAll, KeepLast, KeepOnePer, KeepPolicy
@@ -50,6 +50,12 @@ class CheckpointConfig:
         keep_checkpoint_max: How many checkpoints of a run to keep. An int.
         keep_checkpoint_per_n_minutes: Minutes that leave one checkpoint behind; `milepost.policy.keep.KeepOnePer` has
             the exact rule. An int or a float.
+        on_error: What a save that the file system refuses does: ``"raise"`` a `SaveError`, or ``"warn"``, once per
+            cause, and let the training go on and try again when the next save is due.
+        exception_save: Whether an exception in the training saves the last step that was finished, unless it is saved,
+            as ``<prefix>-<epoch>_<step>_breakpoint.ckpt``.
+        save_on_signal: Whether SIGTERM, SIGINT and SIGUSR1 end the training cleanly after the step that they come in,
+            which is saved under such a name too. A second signal is obeyed at once.
 
     Raises:
         SettingTypeError: A field of the wrong type.
@@ -60,7 +66,7 @@ class CheckpointConfig:
         EverySteps(steps=32)
         >>> CheckpointConfig(save_checkpoint_seconds=60)  # doctest: +NORMALIZE_WHITESPACE
         CheckpointConfig(save_checkpoint_steps=0, save_checkpoint_seconds=60, keep_checkpoint_max=5,
-                         keep_checkpoint_per_n_minutes=0)
+                         keep_checkpoint_per_n_minutes=0, on_error='raise', exception_save=False, save_on_signal=False)
         >>> CheckpointConfig(save_checkpoint_steps=None).save_policy()
         Never()
         >>> CheckpointConfig(keep_checkpoint_max=None).keep_policy()
@@ -71,6 +77,9 @@ class CheckpointConfig:
     save_checkpoint_seconds: float | None = field(default=_Default(0))
     keep_checkpoint_max: int | None = field(default=_Default(5))
     keep_checkpoint_per_n_minutes: float | None = field(default=_Default(0))
+    on_error: Literal["raise", "warn"] = field(default="raise", kw_only=True)
+    exception_save: bool = field(default=False, kw_only=True)
+    save_on_signal: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         steps = _count("save_checkpoint_steps", self.save_checkpoint_steps)
@@ -85,6 +94,13 @@ class CheckpointConfig:
                 expected="at least one policy",
                 remedy="Set one of them, or leave the ModelCheckpoint out.",
             )
+        if self.on_error not in ("raise", "warn"):
+            raise SettingError(
+                "on_error", found=repr(self.on_error), expected='"raise" or "warn"', remedy='Give "warn" to train on.'
+            )
+        for name in ("exception_save", "save_on_signal"):
+            if not isinstance(getattr(self, name), bool):
+                raise SettingTypeError(name, found=repr(getattr(self, name)), expected="a bool", remedy="Give True.")
         self._put_in_force("save_checkpoint_steps", steps, "save_checkpoint_seconds", seconds)
         self._put_in_force("keep_checkpoint_max", count, "keep_checkpoint_per_n_minutes", minutes)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 import time
 import warnings
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from milepost.catalog import records
-from milepost.catalog.names import CheckpointName, check_prefix, graph_name, parse
+from milepost.catalog.names import BREAKPOINT, CheckpointName, check_prefix, graph_name, parse
 from milepost.catalog.records import Record
 from milepost.checkpoint import open_checkpoint, prepare, prepare_beside, store
 from milepost.config import CheckpointConfig
@@ -180,8 +181,11 @@ class CheckpointManager:
         self._clock = clock or Clock()
         self._run = 0
         self._records: list[Record] = []
-        self._last_save = Progress(0, 0, 0, self._clock.now_seconds())
+        self._last_attempt = Progress(0, 0, 0, self._clock.now_seconds())
+        self._saved_step: int | None = None
         self._last_moment: Moment | None = None
+        self._told: set[int | None] = set()
+        self._lock = threading.RLock()
 
     @property
     def latest(self) -> Path | None:
@@ -248,23 +252,37 @@ class CheckpointManager:
         return None
 
     def step(self, moment: Moment) -> None:
-        """Save if the policy says that a checkpoint is due."""
+        """Save if the policy says that a checkpoint is due, as `CheckpointConfig.on_error` says."""
         self._last_moment = moment
-        if self._config.save_policy().is_due(self._progress(moment), self._last_save):
-            self.save(moment)
+        if self._config.save_policy().is_due(self._progress(moment), self._last_attempt):
+            self._save_or_tell(moment)
 
     def finish(self) -> None:
         """Save the last step, unless it is saved."""
         if self._last_moment is not None:
-            self.save(self._last_moment)
+            self._save_or_tell(self._last_moment)
 
-    def save(self, moment: Moment) -> Path:
-        """Save now; a second save of one step returns the first.
+    def save_breakpoint(self, moment: Moment | None = None) -> None:
+        """Save a step out of turn, under a name that says so; by default the last one. One that is saved stays so."""
+        moment = moment or self._last_moment
+        if moment is not None:
+            self._save_or_tell(moment, BREAKPOINT)
+
+    def save(self, moment: Moment, suffix: str = "") -> Path:
+        """Save now; a second save of one step returns the first. Threads take turns.
+
+        Args:
+            moment: Where the training stands.
+            suffix: What the file's name ends with.
 
         Raises:
             SaveError: The file system refused; every earlier checkpoint is as it was.
             UnsupportedStateError: Something in the state cannot be stored.
         """
+        with self._lock:
+            return self._save(moment, suffix)
+
+    def _save(self, moment: Moment, suffix: str) -> Path:
         if not self._run:
             raise SettingError(
                 "CheckpointManager",
@@ -272,18 +290,30 @@ class CheckpointManager:
                 expected="a run",
                 remedy="Call start() or resume() first.",
             )
-        if self.latest is None or self._last_save.global_step != moment.global_step:
+        if self.latest is None or self._saved_step != moment.global_step:
             is_first = not self._records
-            self._records.append(self._write(moment))
-            self._last_save = self._progress(moment)
+            self._last_attempt = self._progress(moment)
+            self._records.append(self._write(moment, suffix))
+            self._saved_step = moment.global_step
+            self._told.clear()
             self._prune()
             if is_first:
                 self._write_graph(moment.inputs)
         assert self.latest is not None
         return self.latest
 
-    def _write(self, moment: Moment) -> Record:
-        name = CheckpointName(self._prefix, self._run, moment.epoch, moment.step)
+    def _save_or_tell(self, moment: Moment, suffix: str = "") -> None:
+        try:
+            self.save(moment, suffix)
+        except SaveError as error:
+            if self._config.on_error == "raise":
+                raise
+            if error.errno not in self._told:
+                self._told.add(error.errno)
+                warnings.warn(f"not saved; the training goes on, and the next due save is tried. {error}", stacklevel=2)
+
+    def _write(self, moment: Moment, suffix: str) -> Record:
+        name = CheckpointName(self._prefix, self._run, moment.epoch, moment.step, suffix)
         created = self._clock.unix_seconds()
         metrics = {key: float(value) for key, value in moment.metrics.items()}
         snapshot = Snapshot()
@@ -349,8 +379,9 @@ class CheckpointManager:
 
     def _is_newest(self, text: str) -> bool:
         name = parse(text, self._prefix)
-        own = [] if name is None else records.records(self._storage, self._prefix, name.run)
-        return bool(own) and own[-1].name == name
+        unreadable: list[object] = []
+        own = [] if name is None else records.records(self._storage, self._prefix, name.run, unreadable.append)
+        return bool(own) and own[-1].name == name and not unreadable
 
     def _parameter_names(self) -> dict[int, str]:
         names = modules.parameter_names(self._net)
@@ -361,8 +392,10 @@ class CheckpointManager:
     def _begin(self, run: int, own: list[Record], last_save: Progress) -> None:
         self._run = run
         self._records = own
-        self._last_save = last_save
+        self._last_attempt = last_save
+        self._saved_step = own[-1].global_step if own else None
         self._last_moment = None
+        self._told.clear()
 
     def _progress(self, moment: Moment) -> Progress:
         return Progress(moment.epoch, moment.step, moment.global_step, self._clock.now_seconds())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -11,9 +12,10 @@ import torch
 
 from milepost.catalog.names import check_prefix
 from milepost.config import CheckpointConfig
-from milepost.errors import SettingError, SettingTypeError, TrainingError
+from milepost.errors import MilepostError, SettingError, SettingTypeError, TrainingError
 from milepost.manager import CheckpointManager, Moment, Resumed, check_directory
 from milepost.train.lifecycle import Callback, CallbackParams, RunContext
+from milepost.train.signals import SignalWatch
 
 
 class ModelCheckpoint(Callback):
@@ -72,6 +74,7 @@ class ModelCheckpoint(Callback):
         self.config = config or CheckpointConfig()
         self._manager: CheckpointManager | None = None
         self._latest: Path | None = None
+        self._signals: SignalWatch | None = None
 
     @property
     def latest_ckpt_file_name(self) -> str | None:
@@ -93,18 +96,21 @@ class ModelCheckpoint(Callback):
             self._manager = self._new_manager(params)
             self._manager.start(_moment(params))
             self._latest = None
+        if self.config.save_on_signal:
+            self._signals = SignalWatch()
+            self._signals.__enter__()
 
     def on_train_step_end(self, run_context: RunContext) -> None:
         """Save if a checkpoint is due; at an epoch's last step, when its end has done what it does."""
         params = run_context.original_args()
         if params.cur_step_in_epoch != params.batch_num:
-            self._step(params)
+            self._step(run_context)
 
     def on_train_epoch_end(self, run_context: RunContext) -> None:
         """Save if the epoch's last step is due."""
         params = run_context.original_args()
         if params.cur_step_in_epoch == params.batch_num:
-            self._step(params)
+            self._step(run_context)
 
     def on_train_end(self, run_context: RunContext) -> None:  # noqa: ARG002 (the life cycle's signature)
         """Save the last step."""
@@ -115,11 +121,27 @@ class ModelCheckpoint(Callback):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._manager = None
+        if self._signals is not None:
+            self._signals.__exit__(kind, error, trace)
+        manager, self._manager, self._signals = self._manager, None, None
+        if manager is not None and error is not None and self.config.exception_save:
+            try:
+                manager.save_breakpoint()
+            except MilepostError as failure:  # what ends the training matters more
+                warnings.warn(f"the last step before the exception was not saved: {failure}", stacklevel=2)
+            self._latest = manager.latest
 
-    def _step(self, params: CallbackParams) -> None:
+    def _step(self, run_context: RunContext) -> None:
+        params = run_context.original_args()
         manager = self._running()
-        manager.step(_moment(params, _inputs(params) if manager.needs_inputs else ()))
+        moment = _moment(params, _inputs(params) if manager.needs_inputs else ())
+        received = self._signals.received if self._signals is not None else None
+        if received is None:
+            manager.step(moment)
+        elif not run_context.get_stop_requested():
+            manager.save_breakpoint(moment)
+            warnings.warn(f"{received.name} ends the training; newest checkpoint: {manager.latest}", stacklevel=2)
+            run_context.request_stop()
         self._latest = manager.latest
 
     def _running(self) -> CheckpointManager:
