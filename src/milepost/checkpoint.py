@@ -232,14 +232,14 @@ def _prepare_checkpoint(
         if isinstance(target, Optimizer):
             saved = state.get(optimizers.OPTIMIZER)
             return optimizers.prepare(
-                target, saved, parameters.fetch_tensor, names=names, strict=strict, where=parameters.where
+                target, saved, parameters.referred(), names=names, strict=strict, where=parameters.where
             )
         return modules.prepare(
             target,
             [name for name in parameters if parameters.kind(name) in NETWORK_KINDS],
             lambda name: _as_value(name, parameters.peek(name)),
             extra=state.get(modules.EXTRA, {}),
-            fetch_extra=parameters.fetch_tensor,
+            fetch_extra=parameters.referred(),
             strict=strict,
             where=parameters.where,
         )
@@ -256,7 +256,7 @@ def prepare_beside(module: nn.Module, parameters: Parameters, prefix: str) -> Pr
             [name.removeprefix(prefix) for name in names if not name.startswith(inside)],
             lambda name: parameters.fetch(prefix + name),
             extra=extra,
-            fetch_extra=parameters.fetch_tensor,
+            fetch_extra=parameters.referred(),
             strict=True,
             where=parameters.where,
         )

@@ -57,6 +57,13 @@ class Parameters(MutableMapping[str, "torch.Tensor | str"]):
             return decode_text(self._reader.read(name), f"{self.where}, entry {name!r}")
         tensor = empty(self.where, entry.spec)
         self._reader.read_into(name, bytes_of(tensor))
+        if tensor.dtype == torch.bool and tensor.numel() and tensor.view(torch.uint8).max() > 1:
+            raise DamagedCheckpointError(
+                f"{self.where}, entry {name!r}",
+                found="truth values other than 0 and 1",
+                expected="one of these in each byte",
+                remedy="The file was changed, or written wrongly; load an earlier checkpoint.",
+            )
         return tensor
 
     def fetch_tensor(self, name: str) -> torch.Tensor:
@@ -67,15 +74,30 @@ class Parameters(MutableMapping[str, "torch.Tensor | str"]):
             raise TypeError(f"entry {name!r} is a text")
         return value
 
+    def referred(self) -> Callable[[str], torch.Tensor]:
+        """Return a `fetch_tensor` for one load; a state that refers to much a thousand times is refused by it."""
+        held = [value.nbytes for value in self._values.values() if isinstance(value, torch.Tensor)]
+        room = sum(held, self._reader.index.nbytes)
+
+        def fetch_tensor(name: str) -> torch.Tensor:
+            nonlocal room
+            tensor = self.fetch_tensor(name)
+            room -= tensor.nbytes
+            if room < 0:
+                raise ValueError("references to more bytes than the file has")
+            return tensor
+
+        return fetch_tensor
+
     def verify(self) -> None:
-        """Check every byte of every entry against its checksum, or raise `DamagedCheckpointError`."""
+        """Check every byte of the file, or raise `DamagedCheckpointError`."""
         self._reader.verify()
 
     def state(self, key: str) -> Any:
         """Rebuild a part of the state that is not tensors by itself, e.g. ``random``; None where there is none."""
         with sound(self.where):
             packed = self.metadata.get("state", {}).get(key)
-            return None if packed is None else unpack(packed, self.fetch_tensor)
+            return None if packed is None else unpack(packed, self.referred())
 
     def select(self, is_kept: Callable[[str], bool]) -> None:
         """Remove the names that are not kept; also from the optimizer's state, by its parameters' names."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 
 from milepost.errors import DamagedCheckpointError
-from milepost.format.ckpt import Checksum, read_index
+from milepost.format.ckpt import Checksum, read_index, verify_framing
 from milepost.format.spec import Entry
 from milepost.storage.base import Storage
 
@@ -74,11 +74,12 @@ class Reader:
             )
 
     def verify(self) -> None:
-        """Read every entry once and check it; memory does not grow with the file.
+        """Check every byte of the file, reading each entry once; memory does not grow with the file.
 
         Raises:
-            DamagedCheckpointError: An entry is not what was saved.
+            DamagedCheckpointError: An entry, or what stands between the entries, is not what was saved.
         """
+        verify_framing(self._file, self.index, self.where)
         for name, entry in self.index.entries.items():
             self._stream(name, entry, None)
 

@@ -209,7 +209,9 @@ def _lay_out(array: Array, offset: int, slice_nbytes: int) -> _Part:
     else:
         nbytes = array.spec.nbytes
     if not array.spec.is_filled_by(nbytes):
-        raise _unusable(array.spec.name, f"a text of {nbytes} bytes", "what encode_text gives")
+        raise _unusable(
+            array.spec.name, f"{nbytes} bytes for {array.spec.shape}", "what encode_text, or an array, gives"
+        )
     step = max(1, slice_nbytes // dtype.itemsize) * dtype.itemsize
     heads, extents = [], []
     for begin in range(0, nbytes, step) or (0,):
@@ -352,7 +354,7 @@ def read_index(source: Source, where: str) -> Index:
         # The checksum is right, so this is how it was written: by a broken program, or to do harm.
         raise DamagedCheckpointError(
             f"{where}, index",
-            found=str(error),
+            found=f"{error!s:.200}",
             expected="rows as docs/format.md describes them",
             remedy="The file was written wrongly; do not trust it.",
         ) from error
@@ -365,6 +367,45 @@ def read_metadata(source: Source, where: str) -> dict[str, Any]:
     return dict(scan(source, where).metadata) if frame is None else frame.read_metadata(source, where)
 
 
+def verify_framing(source: Source, index: Index, where: str) -> None:
+    """Compare every byte that is not content with what a writer of this index puts there.
+
+    A load needs none of these bytes and checks none: the index is its authority. Another reader of the format may.
+
+    Args:
+        source: The file.
+        index: What `read_index` returned for it; a plain MindSpore file has no framing that is known.
+        where: The file's place in words, for messages.
+
+    Raises:
+        DamagedCheckpointError: A byte differs.
+    """
+    frame = _read_frame(source, where)
+    if frame is None:
+        return
+    offset = schema.HEADER_NBYTES
+    for entry in index.entries.values():
+        for extent in entry.extents:
+            try:
+                head = _value_head(entry.spec, offset, extent.length)
+            except SettingError as error:
+                raise damaged(where, offset, error.found, error.expected) from error
+            _expect(source, where, head, offset, extent.offset)
+            offset = extent.offset + extent.length
+    for number, place in ((schema.METADATA_FIELD, frame.metadata), (schema.INDEX_FIELD, frame.index)):
+        _expect(source, where, bytes_head(number, place[1]), offset, place[0])
+        offset = place[0] + place[1]
+    if offset != frame.end:
+        raise damaged(where, offset, f"{frame.end - offset} bytes before the footer", "none")
+
+
+def _expect(source: Source, where: str, head: bytes, begin: int, end: int) -> None:
+    """Check that from `begin` to `end` there is `head` and nothing else."""
+    # The lengths first: they bound what is read by what the file has.
+    if end - begin != len(head) or source.read(begin, len(head)) != head:
+        raise damaged(where, begin, "other bytes between the contents", f"the {len(head)} that belong there")
+
+
 @dataclass(frozen=True, slots=True)
 class _Frame:
     """What header and footer say: offset, length and checksum of metadata and index, and where the footer begins."""
@@ -374,7 +415,12 @@ class _Frame:
     end: int
 
     def read_metadata(self, source: Source, where: str) -> dict[str, Any]:
-        return _read_json(source, f"{where}, metadata", self.end, *self.metadata)
+        metadata = _read_json(source, f"{where}, metadata", self.end, *self.metadata)
+        try:
+            strict_json.check(metadata)
+        except ValueError as error:
+            raise damaged(f"{where}, metadata", self.metadata[0], str(error), "what JSON has everywhere") from error
+        return metadata
 
 
 def _read_frame(source: Source, where: str) -> _Frame | None:
@@ -410,8 +456,9 @@ def _read_frame(source: Source, where: str) -> _Frame | None:
 
 def _read_json(source: Source, where: str, limit: int, offset: int, length: int, checksum: int) -> dict[str, Any]:
     """Read a JSON object that ends before `limit`."""
-    if offset + length > limit:
-        raise damaged(where, offset, f"{length} bytes announced", f"at most {max(0, limit - offset)}")
+    room = min(max(0, limit - offset), FIELD_LIMIT - 1)
+    if length > room:
+        raise damaged(where, offset, f"{length} bytes announced", f"at most {room}")
     text = source.read(offset, length)
     if Checksum.of(text) != checksum:
         raise damaged(where, offset, f"bytes with the checksum {Checksum.of(text):016x}", f"{checksum:016x}, as saved")

@@ -147,9 +147,10 @@ def _tensor(window: Window, tensor: Field, tag: str) -> _Record:
     content: Field | None = None
     for at in fields(window, tensor.offset, tensor.end):
         if at.number == schema.TENSOR_DIMS:
-            dims.extend(_dims(window, at))
-            if len(dims) > schema.DIMENSIONS_LIMIT:
-                raise damaged(window.where, at.offset, "more dimensions", f"at most {schema.DIMENSIONS_LIMIT}")
+            for dim in _dims(window, at):
+                if len(dims) == schema.DIMENSIONS_LIMIT:
+                    raise damaged(window.where, at.offset, "more dimensions", f"at most {schema.DIMENSIONS_LIMIT}")
+                dims.append(dim)
         elif at.number == schema.TENSOR_TYPE:
             spelling = _text(window, at, "a tensor_type", spelling)
         elif at.number == schema.TENSOR_CONTENT:

@@ -37,7 +37,9 @@ class ArraySpec:
         """Whether `nbytes` bytes can be this array's content; a text has any number of code points but none."""
         if self.dtype == "str":
             return self.shape == () and nbytes > 0 and nbytes % DTYPES["str"].itemsize == 0
-        return nbytes == self.nbytes
+        # Without elements the product says nothing of the other dimensions, yet strides over them must exist.
+        has_strides = nbytes > 0 or math.prod(length or 1 for length in self.shape) < 2**59
+        return nbytes == self.nbytes and has_strides
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,19 +38,50 @@ def dump(value: object) -> bytes:
 
 
 def decode(text: bytes) -> Any:
-    """Return the value of a JSON text in UTF-8.
+    """Return the value of a JSON text in UTF-8; what is in it is still to be checked, by `check` or otherwise.
 
     Raises:
-        ValueError: It is no JSON that `encode` could have written.
+        ValueError: It is no JSON, has a key twice, or is nested without end.
     """
     try:
-        return json.loads(text.decode(), parse_constant=_refuse)
+        return json.loads(text.decode(), parse_constant=_refuse, object_pairs_hook=_unique)
     except RecursionError as error:
         raise ValueError("nesting without end") from error
 
 
 def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"the number {constant}")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise ValueError("a key twice in one object")
+    return value
+
+
+def check(value: object, depth: int = DEPTH_LIMIT) -> None:
+    """Go through what `decode` returned, and refuse what `encode` would not have written.
+
+    Raises:
+        ValueError: It is nested too deep, or has a number of more than 64 bits, or half of a surrogate pair.
+    """
+    if isinstance(value, str):
+        if not is_unicode(value):
+            raise ValueError("half of a surrogate pair")
+    elif isinstance(value, int):
+        if not -(2**63) <= value < 2**64:
+            raise ValueError("a whole number of more than 64 bits")
+    elif isinstance(value, float):
+        if not math.isfinite(value):  # 1e999 is a number of JSON, but of no computer
+            raise ValueError("a number too large")
+    elif isinstance(value, dict | list):
+        if depth == 0:
+            raise ValueError(f"nesting deeper than {DEPTH_LIMIT} levels")
+        for item in value:
+            check(item, depth - 1)
+        for item in value.values() if isinstance(value, dict) else ():
+            check(item, depth - 1)
 
 
 def _plain(value: object, path: str, depth: int) -> object:
