@@ -9,6 +9,7 @@
     ├── ReadError                (OSError)            the file system does not give the file
     ├── DamagedCheckpointError   (ValueError)         the file was a checkpoint once
     ├── SaveError                (OSError)            a save did not reach its place
+    ├── RunInUseError            (OSError)            a living process is at work on the run
     ├── UnsupportedStateError    (TypeError)          something in the training state cannot be stored
     ├── LoadError                (RuntimeError)       the file is sound, but does not fit what it is loaded into
     │   ├── MismatchError                             ... an entry's shape or dtype differs
@@ -100,6 +101,10 @@ class DamagedCheckpointError(MilepostError, ValueError):
 
 class SaveError(MilepostError, OSError):
     """A save did not reach its place; every earlier checkpoint is as it was."""
+
+
+class RunInUseError(MilepostError, OSError):
+    """A living process is at work on the run, and would have its files overwritten or removed."""
 
 
 class UnsupportedStateError(MilepostError, TypeError):

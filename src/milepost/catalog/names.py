@@ -24,6 +24,7 @@ MAX_PREFIX_NBYTES = 128
 # Separators, and what Windows, SMB shares and FAT-formatted disks refuse.
 _FORBIDDEN = frozenset('/\\:*?"<>|')
 
+_GRAPH = "-graph.meta"
 _NUMBER = "0|[1-9][0-9]{0,17}"
 _AFTER_PREFIX = re.compile(
     "(?:_(?P<run>[2-9]|[1-9][0-9]{1,17}))?"
@@ -92,7 +93,7 @@ def graph_name(prefix: str, run: int) -> str:
     >>> graph_name("resnet50", 3)
     'resnet50_3-graph.meta'
     """
-    return f"{stem(prefix, run)}-graph.meta"
+    return f"{stem(prefix, run)}{_GRAPH}"
 
 
 def parse(text: str, prefix: str) -> CheckpointName | None:
@@ -112,6 +113,16 @@ def parse(text: str, prefix: str) -> CheckpointName | None:
     return CheckpointName(
         prefix, int(match["run"] or 1), int(match["epoch"]), int(match["step"]), match["suffix"] or ""
     )
+
+
+def is_of(text: str, prefix: str) -> bool:
+    """Whether a run with this prefix can have a checkpoint or a graph called `text`.
+
+    >>> [is_of(text, "a") for text in ("a-1_5.ckpt", "a_2-graph.meta", "a-b-graph.meta")]
+    [True, True, False]
+    """
+    # A graph is named as the checkpoints of its run are, but for the end.
+    return parse(f"{text.removesuffix(_GRAPH)}-0_0.ckpt" if text.endswith(_GRAPH) else text, prefix) is not None
 
 
 def check_prefix(prefix: object) -> str:

@@ -1,4 +1,4 @@
-"""Which checkpoints exist: found by name, told apart by what the files say. No clock, no decisions, no contents.
+"""Which checkpoints exist, and whose run is whose: by name, and by what the files say. No clock, no contents.
 
 A name can mean two things: ``a_2-1_5.ckpt`` is the second run of ``a``, or the first of ``a_2``. A file that records
 its run settles it; one that does not (MindSpore's never do) counts for whoever can have named it. A file that cannot
@@ -8,14 +8,14 @@ be read is no record: nothing is resumed from it, and nothing may remove it.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from milepost.catalog.names import CheckpointName, graph_name, parse
-from milepost.errors import CheckpointNotFoundError, DamagedCheckpointError, MilepostError
+from milepost.catalog.names import CheckpointName, graph_name, is_of, parse, stem
+from milepost.errors import CheckpointNotFoundError, DamagedCheckpointError, MilepostError, RunInUseError
 from milepost.format.ckpt import read_metadata
-from milepost.storage.base import Stat, Storage
+from milepost.storage.base import Lock, Stat, Storage
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,15 +88,73 @@ def runs(storage: Storage, prefix: str) -> list[int]:
     return sorted(_runs(_files(storage, prefix)))
 
 
-def next_run(storage: Storage, prefix: str) -> int:
+def next_run(storage: Storage, prefix: str, at_least: int = 1) -> int:
     """Return the ordinal for a new run: above every run found, and one whose names no file of any training has."""
     files = _files(storage, prefix)
     named = {file.name.run for file in files}
     texts = {stat.name for stat in storage.list()}
-    run = max(_runs(files), default=0) + 1
+    run = max(at_least, max(_runs(files), default=0) + 1)
     while run in named or graph_name(prefix, run) in texts:
         run += 1
     return run
+
+
+def claim_next_run(storage: Storage, prefix: str) -> tuple[int, Lock]:
+    """Claim a new run for this process: the next one that no other process, at the same moment, has claimed.
+
+    Args:
+        storage: Where the run's files will be.
+        prefix: The training's name.
+
+    Returns:
+        The run's ordinal, and the lock that holds it until it is released or the process ends.
+
+    Raises:
+        SaveError: The storage cannot be written to.
+
+    Example:
+        >>> from milepost.storage.memory import MemoryStorage
+        >>> storage = MemoryStorage()
+        >>> [claim_next_run(storage, "resnet50")[0] for _ in range(3)]
+        [1, 2, 3]
+    """
+    run = next_run(storage, prefix)
+    while True:
+        lock = storage.lock(stem(prefix, run))
+        if lock is None:
+            run = next_run(storage, prefix, run + 1)
+            continue
+        # Between the look and the claim another process may have claimed the run, saved, and ended.
+        free = next_run(storage, prefix, run)
+        if free == run:
+            return run, lock
+        lock.release()
+        run = free
+
+
+def claim_run(storage: Storage, prefix: str, run: int) -> Lock:
+    """Claim a run that exists, to go on with it.
+
+    Raises:
+        RunInUseError: A living process has it.
+        SaveError: The storage cannot be written to.
+    """
+    name = stem(prefix, run)
+    lock = storage.lock(name)
+    if lock is None:
+        raise RunInUseError(
+            storage.where(name),
+            found=f"{storage.holder(name)} at work on this run",
+            expected="a run that no living process has",
+            remedy="Wait until it has ended, or begin a new run, without resume. Where the file system has no locks, "
+            "those of a process that died on another host are removed by hand.",
+        )
+    return lock
+
+
+def sweep(storage: Storage, prefix: str) -> Sequence[str]:
+    """Remove what dead processes left unfinished of the runs of a prefix, and return what went."""
+    return storage.sweep(lambda name: is_of(name, prefix))
 
 
 @dataclass(frozen=True, slots=True)

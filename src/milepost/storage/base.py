@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol
@@ -62,6 +63,19 @@ class NewFile(Protocol):
     ) -> None: ...
 
 
+class Lock(Protocol):
+    """A name that is this process's own, until `release` or the end of the process, however that comes."""
+
+    def release(self) -> None:
+        """Give the name back; harmless a second time, and without effect in a forked child."""
+
+    def __enter__(self) -> Lock: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
 class Storage(Protocol):
     """A folder of files. Names are plain: a name with a separator, or one that leaves the folder, is refused."""
 
@@ -79,3 +93,18 @@ class Storage(Protocol):
 
     def remove(self, name: str) -> None:
         """Remove a committed file; one that is gone already is no error."""
+
+    def lock(self, name: str) -> Lock | None:
+        """Claim `name`, or return None if a living process (this one too) has it; `SaveError` where it cannot be."""
+
+    def holder(self, name: str) -> str:
+        """Who has claimed `name`, in words, for messages."""
+
+    def sweep(self, is_mine: Callable[[str], bool]) -> Sequence[str]:
+        """Remove what dead processes left unfinished, never what a living one works on, and return what went.
+
+        What cannot be removed stays, and is no error.
+
+        Args:
+            is_mine: Whether an unfinished file that would have been called so may be removed.
+        """

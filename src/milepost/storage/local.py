@@ -3,24 +3,32 @@
 Why each step is needed: the temporary file keeps a half-written file away from its final name; fsync before the rename
 keeps a power cut from leaving an empty file under it; fsync of the folder keeps the rename itself (LevelDB issue 195,
 RocksDB PR 10573 are what happens without). A failed fsync is never tried again: the kernel then counts the lost pages
-as clean, and a second fsync would succeed without them (PostgreSQL, 2018).
+as clean, and a second fsync would succeed without them (PostgreSQL, 2018). The temporary file is held, as `locks` says,
+from its creation until it has its final name, so that a sweep can tell a living process's from a dead one's.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import stat
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import NoReturn
 
 from milepost.errors import CheckpointNotFoundError, DamagedCheckpointError, NotACheckpointError, ReadError, SaveError
-from milepost.storage.base import NewFile, Stat, StoredFile
+from milepost.storage import locks
+from milepost.storage.base import Lock, NewFile, Stat, StoredFile
 from milepost.storage.names import check_name
 
 TEMPORARY_SUFFIX = ".tmp"
+LOCK_SUFFIX = ".lock"
+
+_ATTEMPTS = 10
+_TEMPORARY = re.compile(rf"\.(?P<name>.+)\.[0-9]+-[0-9a-f]+{re.escape(TEMPORARY_SUFFIX)}", re.DOTALL)
 
 _REMEDIES = {
     errno.ENOSPC: "Free some space, or save to another disk.",
@@ -62,12 +70,12 @@ class LocalStorage:
         return str(self.directory / name)
 
     def list(self) -> list[Stat]:
-        """The regular files of the folder, without unfinished ones."""
+        """The regular files of the folder, without unfinished ones and locks."""
         found = []
         try:
             with os.scandir(self.directory) as entries:
                 for entry in entries:
-                    if entry.name.endswith(TEMPORARY_SUFFIX):
+                    if entry.name.startswith(".") and entry.name.endswith((TEMPORARY_SUFFIX, LOCK_SUFFIX)):
                         continue
                     try:
                         if entry.is_file():
@@ -126,6 +134,40 @@ class LocalStorage:
             return
         except OSError as error:
             raise save_error(where, error) from error
+
+    def lock(self, name: str) -> Lock | None:
+        """Hold the file ``.{name}.lock`` until release or the end of this process; the folder is made if need be."""
+        path = self._lock_path(name)
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            return locks.acquire(path)
+        except OSError as error:
+            raise save_error(str(path), error) from error
+
+    def holder(self, name: str) -> str:
+        """The process that holds the lock, its host, and where it says so."""
+        path = self._lock_path(name)
+        return f"{locks.holder(path)} ({path.name})"
+
+    def sweep(self, is_mine: Callable[[str], bool]) -> Sequence[str]:
+        """Remove what dead processes left: temporary files of final names that are mine, and lock files.
+
+        Where the file system has no locks, a temporary file goes when it has not changed for a day.
+        """
+        try:
+            names = os.listdir(self.directory)
+        except OSError:
+            return []
+        return [name for name in names if self._is_swept(name, is_mine)]
+
+    def _is_swept(self, name: str, is_mine: Callable[[str], bool]) -> bool:
+        if name.startswith(".") and name.endswith(LOCK_SUFFIX):
+            return locks.remove_abandoned(self.directory / name, is_lock=True)
+        unfinished = _TEMPORARY.fullmatch(name)
+        return unfinished is not None and is_mine(unfinished["name"]) and locks.remove_abandoned(self.directory / name)
+
+    def _lock_path(self, name: str) -> Path:
+        return self.directory / f".{check_name(self.where(), name)}{LOCK_SUFFIX}"
 
 
 class LocalFile:
@@ -189,52 +231,46 @@ class LocalFile:
 
 
 class NewLocalFile:
-    """A temporary sibling of the file in the making."""
+    """A temporary sibling of the file in the making, held by this process."""
 
     def __init__(self, directory: Path, name: str) -> None:
         self._path = directory / name
-        # Owner and a random token: no two writers share one, and what a dead process left can be told by its owner.
-        self._temporary = directory / f".{name}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._descriptor: int | None = os.open(self._temporary, flags, 0o666)
+        for _ in range(_ATTEMPTS):
+            # The owner is for people to read; the random token lets no two writers share a name.
+            self._temporary = directory / f".{name}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}"
+            file = locks.create(self._temporary)
+            if file is not None:
+                self._file = file
+                return
+        raise OSError(errno.EBUSY, f"{_ATTEMPTS} new files that vanished at once")
 
     def write(self, content: memoryview | bytes) -> None:
         """Append `content`; raises `SaveError` where the system refuses it."""
-        assert self._descriptor is not None, "write after commit or discard"
+        assert self._file.is_held, "write after commit or discard"
         rest = memoryview(content)
         try:
             while rest:
-                rest = rest[os.write(self._descriptor, rest) :]
+                rest = rest[os.write(self._file.descriptor, rest) :]
         except OSError as error:
             raise save_error(str(self._path), error) from error
 
     def commit(self) -> Stat:
         """Fsync, rename over the final name, fsync the folder; after it the file survives a power cut."""
-        assert self._descriptor is not None, "commit after commit or discard"
+        assert self._file.is_held, "commit after commit or discard"
         try:
-            os.fsync(self._descriptor)
-            status = os.fstat(self._descriptor)
-            self._close()
+            os.fsync(self._file.descriptor)
+            status = os.fstat(self._file.descriptor)
             os.replace(self._temporary, self._path)
             _sync_folder(self._path.parent)
         except OSError as error:
             self.discard()
             raise save_error(str(self._path), error) from error
+        self._file.close()
         return Stat(self._path.name, status.st_size, status.st_mtime)
 
     def discard(self) -> None:
         """Remove the temporary file, if it is still there."""
-        self._close()
-        try:
-            os.unlink(self._temporary)
-        except OSError:
-            # Gone after a commit; and where it cannot be removed, the error that led here matters more.
-            return
-
-    def _close(self) -> None:
-        descriptor, self._descriptor = self._descriptor, None
-        if descriptor is not None:
-            os.close(descriptor)
+        self._file.release()
 
     def __enter__(self) -> NewLocalFile:
         return self

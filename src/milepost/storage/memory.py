@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 
 from milepost.errors import CheckpointNotFoundError, DamagedCheckpointError
-from milepost.storage.base import NewFile, Stat, StoredFile
+from milepost.storage.base import Lock, NewFile, Stat, StoredFile
 from milepost.storage.local import save_error
 from milepost.storage.names import check_name
 
@@ -22,6 +22,7 @@ class MemoryStorage:
 
     def __init__(self, fault: Callable[[str, str], None] | None = None) -> None:
         self._files: dict[str, tuple[bytes, float]] = {}
+        self._locks: dict[str, MemoryLock] = {}
         self._fault = fault
 
     def where(self, name: str = "") -> str:
@@ -53,6 +54,19 @@ class MemoryStorage:
         self.meet_fault("remove", name)
         self._files.pop(name, None)
 
+    def lock(self, name: str) -> Lock | None:
+        """Claim a name within this storage."""
+        lock = MemoryLock(self._locks, check_name(self.where(), name))
+        return lock if self._locks.setdefault(name, lock) is lock else None
+
+    def holder(self, name: str) -> str:  # noqa: ARG002 (nobody else can)
+        """This process."""
+        return "this process"
+
+    def sweep(self, is_mine: Callable[[str], bool]) -> Sequence[str]:  # noqa: ARG002 (the dead leave nothing)
+        """Nothing to remove."""
+        return []
+
     def meet_fault(self, verb: str, name: str) -> None:
         """Let the planned fault happen, as a `SaveError`."""
         if self._fault is not None:
@@ -65,6 +79,27 @@ class MemoryStorage:
         """Store `content` under `name` in one step."""
         self._files[name] = content, time.time()
         return Stat(name, len(content), self._files[name][1])
+
+
+class MemoryLock:
+    """A claimed name."""
+
+    def __init__(self, claimed: dict[str, MemoryLock], name: str) -> None:
+        self._claimed = claimed
+        self._name = name
+
+    def release(self) -> None:
+        """Give the name back."""
+        if self._claimed.get(self._name) is self:
+            del self._claimed[self._name]
+
+    def __enter__(self) -> MemoryLock:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
 
 
 class MemoryFile:
