@@ -155,11 +155,24 @@ def prepare(
     common = unpack(saved["common"], fetch)
 
     def apply() -> None:
-        optimizer.load_state_dict({"state": state | common, "param_groups": groups})
-        for place, values in state.items():
-            if not converted[place]:
-                own = optimizer.state[parameters[place]]
-                own.update(_as_saved(dict(own), values))
+        before = optimizer.state, optimizer.param_groups
+        try:
+            optimizer.load_state_dict({"state": state | common, "param_groups": groups})
+            for place, values in state.items():
+                if not converted[place]:
+                    own = optimizer.state[parameters[place]]
+                    own.update(_as_saved(dict(own), values))
+        except BaseException as error:
+            # torch looks into the state only while it takes it; it makes new dicts, so the old ones are as they were.
+            optimizer.state, optimizer.param_groups = before
+            if not isinstance(error, ArithmeticError | AttributeError | LookupError | TypeError | ValueError):
+                raise
+            raise LoadError(
+                where,
+                found=f"a state that the optimizer does not take ({type(error).__name__}: {error})",
+                expected="what this optimizer keeps, as torch saves it",
+                remedy="Load it with the version of torch that saved it, or start the optimizer afresh.",
+            ) from error
 
     return Prepared(report, apply)
 

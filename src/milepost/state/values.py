@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from milepost.errors import DamagedCheckpointError, UnsupportedStateError
+from milepost.errors import UnsupportedStateError
 
 ENTRY, TUPLE, FLOAT, MAP = "$entry", "$tuple", "$float", "$map"
 
@@ -62,6 +62,9 @@ def unpack(packed: Any, take: Callable[[str], torch.Tensor]) -> Any:
     Args:
         packed: What `pack` returned.
         take: Gives the tensor that was kept under a name.
+
+    Raises:
+        ValueError: It is not what `pack` returns; so do `TypeError`, `LookupError` and what `take` raises.
     """
     if isinstance(packed, list):
         return [unpack(item, take) for item in packed]
@@ -78,7 +81,5 @@ def unpack(packed: Any, take: Callable[[str], torch.Tensor]) -> Any:
         if key == MAP:
             return {unpack(name, take): unpack(item, take) for name, item in value}
         if key.startswith("$"):
-            raise DamagedCheckpointError(
-                key, found="a value of an unknown kind", expected="a kind of this version", remedy="Update Milepost."
-            )
+            raise ValueError(f"a value of the kind {key!r}, which this version does not know")
     return {key: unpack(item, take) for key, item in packed.items()}
