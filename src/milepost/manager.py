@@ -368,7 +368,7 @@ class CheckpointManager:
         loads += [prepare_beside(module, parameters, prefix) for prefix, module in self._beside.items()]
         if self._optimizer is not None:
             loads.append(prepare(self._optimizer, parameters, strict=True, names=self._parameter_names()))
-        for load in loads:
+        for load in reversed(loads):  # the optimizer first: only there torch can still find what it does not take
             load.apply()
         name = None if newest is None else parse(newest, self._prefix)
         run = records.next_run(self._storage, self._prefix) if name is None else name.run
