@@ -53,6 +53,7 @@ def train(manager, epochs=2, steps=5, clock=None, step_seconds=0.0, first_epoch=
                 clock.seconds += step_seconds
             manager.step(Moment(epoch, step, (epoch - 1) * steps + step, steps))
     manager.finish()
+    manager.close()
 
 
 def left(folder) -> list[str]:

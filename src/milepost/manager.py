@@ -41,6 +41,7 @@ from milepost.parameters import Parameters, sound
 from milepost.policy.save import Progress
 from milepost.state import modules, optimizers, random
 from milepost.state.snapshot import Snapshot
+from milepost.storage.base import Lock
 from milepost.storage.local import LocalStorage
 
 RANDOM = "random"
@@ -180,6 +181,7 @@ class CheckpointManager:
         self._config = config or CheckpointConfig()
         self._clock = clock or Clock()
         self._run = 0
+        self._claim: Lock | None = None
         self._records: list[Record] = []
         self._last_attempt = Progress(0, 0, 0, self._clock.now_seconds())
         self._saved_step: int | None = None
@@ -203,8 +205,8 @@ class CheckpointManager:
         Args:
             after: Where the training stands, if not at its beginning: from there on the next save is counted.
         """
-        run = records.next_run(self._storage, self._prefix)
-        self._begin(run, [], self._progress(after or Moment(0, 0, 0)))
+        run, claim = records.claim_next_run(self._storage, self._prefix)
+        self._begin(run, claim, [], self._progress(after or Moment(0, 0, 0)))
 
     def resume(self, which: str | os.PathLike[str], steps_per_epoch: int | None = None) -> Resumed | None:
         """Load a checkpoint into the network and the optimizer, and go on with its run.
@@ -222,6 +224,7 @@ class CheckpointManager:
         Raises:
             CheckpointNotFoundError: There is none.
             LoadError: The checkpoint does not fit the network or the optimizer exactly; neither has changed.
+            RunInUseError: A living process is at work on the run.
         """
         if which not in ("auto", "must"):
             path = Path(which)
@@ -261,6 +264,13 @@ class CheckpointManager:
         """Save the last step, unless it is saved."""
         if self._last_moment is not None:
             self._save_or_tell(self._last_moment)
+
+    def close(self) -> None:
+        """Give the run back, so that it can be gone on with; the end of the process does so too."""
+        claim, self._claim = self._claim, None
+        self._run = 0
+        if claim is not None:
+            claim.release()
 
     def save_breakpoint(self, moment: Moment | None = None) -> None:
         """Save a step out of turn, under a name that says so; by default the last one. One that is saved stays so."""
@@ -368,13 +378,21 @@ class CheckpointManager:
         loads += [prepare_beside(module, parameters, prefix) for prefix, module in self._beside.items()]
         if self._optimizer is not None:
             loads.append(prepare(self._optimizer, parameters, strict=True, names=self._parameter_names()))
-        for load in reversed(loads):  # the optimizer first: only there torch can still find what it does not take
-            load.apply()
         name = None if newest is None else parse(newest, self._prefix)
-        run = records.next_run(self._storage, self._prefix) if name is None else name.run
-        own = [] if name is None else records.records(self._storage, self._prefix, run)
+        if name is None:
+            run, claim = records.claim_next_run(self._storage, self._prefix)
+            own = []
+        else:
+            run, claim = name.run, records.claim_run(self._storage, self._prefix, name.run)
+            own = records.records(self._storage, self._prefix, run)
+        try:
+            for load in reversed(loads):  # the optimizer first: only there torch can still find what it does not take
+                load.apply()
+        except BaseException:
+            claim.release()
+            raise
         now = self._clock.now_seconds()
-        self._begin(run, own, Progress(resumed.epoch, resumed.step, resumed.global_step, now))
+        self._begin(run, claim, own, Progress(resumed.epoch, resumed.step, resumed.global_step, now))
         return resumed
 
     def _is_newest(self, text: str) -> bool:
@@ -389,13 +407,16 @@ class CheckpointManager:
             names = modules.parameter_names(module, prefix) | names
         return names
 
-    def _begin(self, run: int, own: list[Record], last_save: Progress) -> None:
+    def _begin(self, run: int, claim: Lock, own: list[Record], last_save: Progress) -> None:
+        self.close()
+        self._claim = claim
         self._run = run
         self._records = own
         self._last_attempt = last_save
         self._saved_step = own[-1].global_step if own else None
         self._last_moment = None
         self._told.clear()
+        records.sweep(self._storage, self._prefix)
 
     def _progress(self, moment: Moment) -> Progress:
         return Progress(moment.epoch, moment.step, moment.global_step, self._clock.now_seconds())

@@ -130,6 +130,8 @@ class ModelCheckpoint(Callback):
             except MilepostError as failure:  # what ends the training matters more
                 warnings.warn(f"the last step before the exception was not saved: {failure}", stacklevel=2)
             self._latest = manager.latest
+        if manager is not None:
+            manager.close()
 
     def _step(self, run_context: RunContext) -> None:
         params = run_context.original_args()
