@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from milepost.errors import CheckpointNotFoundError, DamagedCheckpointError, SettingError
@@ -96,6 +99,69 @@ def test_reading_past_the_end_is_damage(storage):
 @pytest.mark.parametrize("name", ["", ".", "..", "../a", "a/b", "/etc/passwd", "a\\b", "a\0b"])
 def test_a_name_that_leaves_the_folder_is_refused(storage, name):
     """Every verb takes plain names only."""
-    for verb in (storage.open, storage.remove, lambda name: storage.create(name, 0)):
+    for verb in (storage.open, storage.remove, storage.lock, lambda name: storage.create(name, 0)):
         with pytest.raises(SettingError, match="plain name"):
             verb(name)
+
+
+def test_a_lock_is_exclusive_per_name_and_reusable(storage):
+    """One holder at a time, in this process too; another name is another lock; what was released can be had again."""
+    lock = storage.lock("a")
+    assert lock is not None
+    assert storage.lock("a") is None
+    with storage.lock("b"):
+        assert storage.lock("b") is None
+    with storage.lock("b"):
+        pass
+    lock.release()
+    with storage.lock("a"):
+        assert storage.lock("a") is None
+
+
+def test_a_lock_is_released_once(storage):
+    """A second release does not take the name from the next holder."""
+    first = storage.lock("a")
+    first.release()
+    second = storage.lock("a")
+    first.release()
+    assert storage.lock("a") is None
+    second.release()
+
+
+def test_a_lock_is_no_file_and_no_file_is_in_its_way(storage):
+    """Locks and files have names of their own."""
+    write(storage, "a", b"x")
+    with storage.lock("a"):
+        assert names(storage) == ["a"]
+        assert read(storage, "a") == b"x"
+        write(storage, "a", b"new")
+        assert storage.lock("a") is None
+    assert read(storage, "a") == b"new"
+
+
+def test_of_threads_that_claim_one_name_one_has_it(storage):
+    """Of eight at once, exactly one."""
+    barrier = threading.Barrier(8)
+    with ThreadPoolExecutor(8) as pool:
+        claimed = list(pool.map(lambda _: barrier.wait() is not None and storage.lock("a"), range(8)))
+    (lock,) = [each for each in claimed if each is not None]
+    lock.release()
+
+
+def test_the_holder_of_a_lock_is_told(storage):
+    """For the message of who cannot have it."""
+    with storage.lock("a"):
+        assert storage.holder("a").startswith("this process")
+        assert storage.lock("a") is None
+
+
+def test_a_sweep_leaves_what_this_process_works_on(storage):
+    """Committed files, unfinished ones and locks of the living stay; an absent folder has nothing to sweep."""
+    assert storage.sweep(lambda name: True) == []
+    write(storage, "a.ckpt", b"x")
+    with storage.lock("a"), storage.create("b.ckpt", 1) as file:
+        file.write(b"y")
+        assert storage.sweep(lambda name: True) == []
+        assert storage.lock("a") is None
+        file.commit()
+    assert names(storage) == ["a.ckpt", "b.ckpt"]
