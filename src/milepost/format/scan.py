@@ -24,17 +24,24 @@ CRC_NBYTES = len(CRC_MAGIC) + 10
 ENCRYPTED = tuple(magic.to_bytes(4, "little") for magic in (0x7F3A5ED8, 0x7F3A5ED9, 0x7F3A5EDA))
 """How the blocks of an encrypted MindSpore file begin: AES-GCM, AES-CBC, SM4-CBC."""
 
+TEXT_LIMIT = 1 << 20
+"""Bytes of a tag or type; a file that claims more only costs time."""
+
+_CHECK = "Check the path."
+_TORCH = "Read it with torch.load(path, weights_only=True), and save what it gives with save_checkpoint."
+_SAFETENSORS = "Read it with safetensors.torch.load_file(path), and save what it gives with save_checkpoint."
+
 OTHERS = (
-    (0, b"PK\x03\x04", "a zip archive, such as torch.save writes"),
-    (0, b"\x80", "a pickle, such as torch.save once wrote"),
-    (8, b"{", "a safetensors file"),
-    (0, b"\x1f\x8b", "a gzip archive"),
-    (0, b"\x89HDF", "an HDF5 file"),
-    (0, b"\x93NUMPY", "a NumPy array"),
-    (0, b"GGUF", "a GGUF file"),
-    (0, b"\x08", "another protobuf message, such as an ONNX model"),
+    (0, b"PK\x03\x04", "a zip archive, such as torch.save writes", _TORCH),
+    (0, b"\x80", "a pickle, such as torch.save once wrote", _TORCH),
+    (8, b"{", "a safetensors file", _SAFETENSORS),
+    (0, b"\x1f\x8b", "a gzip archive", "Unpack it first."),
+    (0, b"\x89HDF", "an HDF5 file", _CHECK),
+    (0, b"\x93NUMPY", "a NumPy array", _CHECK),
+    (0, b"GGUF", "a GGUF file", _CHECK),
+    (0, b"\x08", "another protobuf message, such as an ONNX model", _CHECK),
 )
-"""Offset, bytes there, what that means. For the message only, after a file has turned out to be no checkpoint."""
+"""Offset, bytes there, what that means, what to do. For the message only, when a file has turned out no checkpoint."""
 
 
 def scan(source: Source, where: str) -> Index:
@@ -67,7 +74,7 @@ def scan(source: Source, where: str) -> Index:
     except DamagedCheckpointError as error:
         if entries or _begins_like_a_record(start):
             raise
-        raise _not_a_checkpoint(where, _kind_of(start)) from error
+        raise _not_a_checkpoint(where, *_kind_of(start)) from error
     if not entries:
         raise _not_a_checkpoint(where, "a file without any entry")
     if has_crc:
@@ -81,17 +88,15 @@ def _begins_like_a_record(start: bytes) -> bool:
     return start[:1] == b"\n" and start[behind_length : behind_length + 1] == b"\n"
 
 
-def _kind_of(start: bytes) -> str:
-    for offset, magic, kind in OTHERS:
+def _kind_of(start: bytes) -> tuple[str, str]:
+    for offset, magic, kind, remedy in OTHERS:
         if start[offset:].startswith(magic):
-            return kind
-    return f"a file that begins with {start[:8].hex(' ')}"
+            return kind, remedy
+    return f"a file that begins with {start[:8].hex(' ')}", _CHECK
 
 
-def _not_a_checkpoint(where: str, found: str) -> NotACheckpointError:
-    return NotACheckpointError(
-        where, found=found, expected="a .ckpt file of Milepost's or MindSpore's", remedy="Check the path."
-    )
+def _not_a_checkpoint(where: str, found: str, remedy: str = _CHECK) -> NotACheckpointError:
+    return NotACheckpointError(where, found=found, expected="a .ckpt file of Milepost's or MindSpore's", remedy=remedy)
 
 
 def _check_crc(source: Source, where: str, end: int, expected: int) -> None:
@@ -185,7 +190,8 @@ def _once(window: Window, at: Field, what: str, earlier: object) -> Field:
 
 
 def _text(window: Window, at: Field, what: str, earlier: str | None) -> str:
-    _once(window, at, what, earlier)
+    if _once(window, at, what, earlier).length > TEXT_LIMIT:
+        raise damaged(window.where, at.offset, f"{what} of {at.length} bytes", f"at most {TEXT_LIMIT}")
     try:
         return window.read(at.offset, at.length).decode()
     except UnicodeDecodeError as error:

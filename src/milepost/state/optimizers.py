@@ -165,7 +165,7 @@ def prepare(
         except BaseException as error:
             # torch looks into the state only while it takes it; it makes new dicts, so the old ones are as they were.
             optimizer.state, optimizer.param_groups = before
-            if not isinstance(error, ArithmeticError | AttributeError | LookupError | TypeError | ValueError):
+            if not isinstance(error, Exception) or isinstance(error, MemoryError | torch.OutOfMemoryError):
                 raise
             raise LoadError(
                 where,
