@@ -89,7 +89,13 @@ def runs(storage: Storage, prefix: str) -> list[int]:
 
 
 def next_run(storage: Storage, prefix: str, at_least: int = 1) -> int:
-    """Return the ordinal for a new run: above every run found, and one whose names no file of any training has."""
+    """Return the ordinal for a new run: above every run found, and one whose names no file of any training has.
+
+    Args:
+        storage: Where to look.
+        prefix: The training's name.
+        at_least: The lowest ordinal that is asked for.
+    """
     files = _files(storage, prefix)
     named = {file.name.run for file in files}
     texts = {stat.name for stat in storage.list()}
@@ -122,9 +128,9 @@ def claim_next_run(storage: Storage, prefix: str) -> tuple[int, Lock]:
     while True:
         lock = storage.lock(stem(prefix, run))
         if lock is None:
-            run = next_run(storage, prefix, run + 1)
+            run += 1
             continue
-        # Between the look and the claim another process may have claimed the run, saved, and ended.
+        # Look again: the run may be named by now, by a process that claimed it, saved, and ended since the first look.
         free = next_run(storage, prefix, run)
         if free == run:
             return run, lock
