@@ -11,7 +11,8 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Mapping
+import weakref
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -150,7 +151,7 @@ class CheckpointManager:
     """Saves a training by policy, keeps what is to be kept, and finds it again.
 
     Args:
-        directory: The folder; made at the first save.
+        directory: The folder; made when a run begins.
         net: The module.
         optimizer: Its optimizer.
         beside: Further modules that are trained, e.g. a loss with parameters, by a name that their entries begin with.
@@ -181,7 +182,7 @@ class CheckpointManager:
         self._config = config or CheckpointConfig()
         self._clock = clock or Clock()
         self._run = 0
-        self._claim: Lock | None = None
+        self._give_back: Callable[[], object] | None = None
         self._records: list[Record] = []
         self._last_attempt = Progress(0, 0, 0, self._clock.now_seconds())
         self._saved_step: int | None = None
@@ -204,7 +205,11 @@ class CheckpointManager:
 
         Args:
             after: Where the training stands, if not at its beginning: from there on the next save is counted.
+
+        Raises:
+            SaveError: The folder cannot be made or written to.
         """
+        self.close()
         run, claim = records.claim_next_run(self._storage, self._prefix)
         self._begin(run, claim, [], self._progress(after or Moment(0, 0, 0)))
 
@@ -226,6 +231,7 @@ class CheckpointManager:
             LoadError: The checkpoint does not fit the network or the optimizer exactly; neither has changed.
             RunInUseError: A living process is at work on the run.
         """
+        self.close()
         if which not in ("auto", "must"):
             path = Path(which)
             is_newest = path.parent.resolve() == self._storage.directory.resolve() and self._is_newest(path.name)
@@ -267,10 +273,9 @@ class CheckpointManager:
 
     def close(self) -> None:
         """Give the run back, so that it can be gone on with; the end of the process does so too."""
-        claim, self._claim = self._claim, None
         self._run = 0
-        if claim is not None:
-            claim.release()
+        if self._give_back is not None:
+            self._give_back()
 
     def save_breakpoint(self, moment: Moment | None = None) -> None:
         """Save a step out of turn, under a name that says so; by default the last one. One that is saved stays so."""
@@ -378,13 +383,7 @@ class CheckpointManager:
         loads += [prepare_beside(module, parameters, prefix) for prefix, module in self._beside.items()]
         if self._optimizer is not None:
             loads.append(prepare(self._optimizer, parameters, strict=True, names=self._parameter_names()))
-        name = None if newest is None else parse(newest, self._prefix)
-        if name is None:
-            run, claim = records.claim_next_run(self._storage, self._prefix)
-            own = []
-        else:
-            run, claim = name.run, records.claim_run(self._storage, self._prefix, name.run)
-            own = records.records(self._storage, self._prefix, run)
+        run, claim, own = self._claim_for(None if newest is None else parse(newest, self._prefix))
         try:
             for load in reversed(loads):  # the optimizer first: only there torch can still find what it does not take
                 load.apply()
@@ -394,6 +393,16 @@ class CheckpointManager:
         now = self._clock.now_seconds()
         self._begin(run, claim, own, Progress(resumed.epoch, resumed.step, resumed.global_step, now))
         return resumed
+
+    def _claim_for(self, name: CheckpointName | None) -> tuple[int, Lock, list[Record]]:
+        """Claim the run that `name` is the newest checkpoint of, or else a new one."""
+        if name is not None:
+            claim = records.claim_run(self._storage, self._prefix, name.run)
+            own = records.records(self._storage, self._prefix, name.run)
+            if own and own[-1].name == name:
+                return name.run, claim, own
+            claim.release()  # another process has gone on with it, and ended, since it was looked at
+        return *records.claim_next_run(self._storage, self._prefix), []
 
     def _is_newest(self, text: str) -> bool:
         name = parse(text, self._prefix)
@@ -408,8 +417,8 @@ class CheckpointManager:
         return names
 
     def _begin(self, run: int, claim: Lock, own: list[Record], last_save: Progress) -> None:
-        self.close()
-        self._claim = claim
+        # Also when the manager is dropped without a close, and at the end of the process.
+        self._give_back = weakref.finalize(self, claim.release)
         self._run = run
         self._records = own
         self._last_attempt = last_save
