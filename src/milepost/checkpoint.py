@@ -337,9 +337,10 @@ def _keep_parameters(snapshot: Snapshot, parameters: Parameters) -> dict[str, An
         else:
             first_names[id(value)] = name
             _keep(snapshot, name, parameters.kind(name), value)
-    state = parameters.metadata.get("state", {})
     is_kept = (optimizers.OPTIMIZER, modules.EXTRA)
-    snapshot.state.update({key: value for key, value in state.items() if key.startswith(is_kept) and value})
+    with sound(parameters.where):
+        state = parameters.metadata.get("state", {})
+        snapshot.state.update({key: value for key, value in state.items() if key.startswith(is_kept) and value})
     for name in parameters.names_of(modules.EXTRA):
         snapshot.keep(name, modules.EXTRA, parameters.fetch_tensor(name))
     return {key: value for key, value in parameters.metadata.items() if key not in ("writer", "state")}

@@ -117,7 +117,6 @@ def test_claims_are_refused_in_milliseconds_by_a_process_that_could_not_hold_the
     assert max(seconds for _, seconds in done.values()) < 1
 
 
-
 def referring(small, profile, dump, count):
     """A sound file whose metadata refers to one entry many times."""
     file = profile.split(small)
