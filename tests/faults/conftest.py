@@ -1,0 +1,98 @@
+"""Tests that break things on purpose: how much of it, and the figures that come out."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+FIGURES = pytest.StashKey[list[tuple[str, str]]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--torture", action="store_true", help="break far more, and print the figures")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[FIGURES] = []
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    figures = config.stash[FIGURES]
+    if config.getoption("--torture", default=False) and figures:
+        terminalreporter.section("figures")
+        width = max(len(label) for label, _ in figures)
+        for label, value in figures:
+            terminalreporter.write_line(f"{label:<{width}}  {value}")
+
+
+@pytest.fixture
+def figure(request) -> Callable[[str, object], None]:
+    """Keeps a figure for the table that `make torture` prints."""
+    return lambda label, value: request.config.stash[FIGURES].append((label, str(value)))
+
+
+@pytest.fixture
+def scale(request) -> Callable[[int, int], int]:
+    """Picks how often: the first number by default, the second under ``--torture``."""
+    is_torture = request.config.getoption("--torture", default=False)
+    return lambda default, torture: torture if is_torture else default
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Networks this small take ten times as long on several threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def processes() -> Iterator[ForkServerContext]:
+    """Makes real processes in some milliseconds, forked from one that has imported PyTorch and runs no other thread."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+            patch.setenv(name, "1")
+        context = multiprocessing.get_context("forkserver")
+        patch.setenv("PYTHONPATH", str(ROOT))
+        context.set_forkserver_preload(["tests.faults.training"])
+        process = context.Process(target=os.getpid)  # starts the server while the environment is set
+        process.start()
+        process.join()
+        yield context
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[Path]:
+    """A file system of 4 MiB."""
+    with mounted("tmpfs", tmp_path / "disk", "-o", "size=4m") as folder:
+        yield folder
+
+
+class mounted:
+    """A file system inside a ``with`` block; skips the test where mounting is not allowed."""
+
+    def __init__(self, kind: str, folder: Path, *options: str) -> None:
+        self.folder = folder
+        folder.mkdir(exist_ok=True)
+        self._command = ["mount", "-t", kind, *options, "milepost-test", str(folder)]
+
+    def __enter__(self) -> Path:
+        try:
+            done = subprocess.run(self._command, capture_output=True, text=True, check=False)
+        except FileNotFoundError:
+            pytest.skip("there is no mount command")
+        if done.returncode:
+            pytest.skip(f"mounting is not allowed: {done.stderr.strip()}")
+        return self.folder
+
+    def __exit__(self, *_: object) -> None:
+        subprocess.run(["umount", str(self.folder)], check=True)
