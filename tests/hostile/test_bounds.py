@@ -9,6 +9,8 @@ import pytest
 
 from milepost.checkpoint import load_checkpoint
 from milepost.errors import DamagedCheckpointError
+from milepost.format.ckpt import plan
+from milepost.format.spec import Array, ArraySpec
 from milepost.format.wire import encode_varint as varint
 
 # A process that loads each file of a folder with so much more memory as the file has three times, and 64 MiB.
@@ -130,17 +132,14 @@ def test_a_state_cannot_refer_to_an_entry_so_often_that_memory_ends(small, profi
     path.write_bytes(referring(small, profile, dump, 100))
     with load_checkpoint(path) as parameters:
         assert len(parameters.state("random")) == 100
-    padding = bytes(1 << 20)
-    path.write_bytes(big_entry(padding, profile, dump, count=3))
+    path.write_bytes(big_entry(1 << 20, count=3))
     with load_checkpoint(path) as parameters, pytest.raises(DamagedCheckpointError, match=r"a\.ckpt.*references"):
         parameters.state("random")
 
 
-def big_entry(content, profile, dump, count):
-    from milepost.format.ckpt import plan
-    from milepost.format.spec import Array, ArraySpec
-
-    array = Array(ArraySpec("w", "uint8", (len(content),)), "random", lambda: memoryview(content))
+def big_entry(nbytes, count):
+    content = memoryview(bytes(nbytes))
+    array = Array(ArraySpec("w", "uint8", (nbytes,)), "random", lambda: content)
     return b"".join(plan([array], {"state": {"random": [{"$entry": "w"}] * count}}).chunks())
 
 
@@ -149,9 +148,6 @@ def tiny_plain(count):
 
 
 def tiny_ours(count):
-    from milepost.format.ckpt import plan
-    from milepost.format.spec import Array, ArraySpec
-
     one = memoryview(b"a")
     arrays = [Array(ArraySpec(f"{number:x}", "int8", (1,)), "parameter", lambda: one) for number in range(count)]
     return b"".join(plan(arrays, {}).chunks())
@@ -182,15 +178,16 @@ def test_a_million_tiny_entries_are_read(make, in_child, corpus, tmp_path):
     path = tmp_path / "a.ckpt"
     path.write_bytes(make(1_000_000))
     code = """
-import json, resource, sys, time
+import json, sys, time
+from fuzz_ckpt import largest_kib
 from milepost.checkpoint import load_checkpoint
 load_checkpoint(sys.argv[2])
-before_kib, begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+before_kib, begin = largest_kib(), time.process_time()
 with load_checkpoint(sys.argv[1]) as parameters:
     opened = time.process_time() - begin
     parameters.verify()
     count = len(parameters)
-grown_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib
+grown_kib = largest_kib() - before_kib
 print(json.dumps([count, opened, time.process_time() - begin, grown_kib / 1024]))
 """
     count, opened_seconds, seconds, grown_mib = in_child(code, path, corpus / "small.ckpt")

@@ -104,6 +104,9 @@ class Window:
 
     def varint(self, offset: int, end: int) -> tuple[int, int]:
         """Return the varint at `offset`, and where it ends, which is not behind `end`."""
+        begin = offset - self._start
+        if offset < end and 0 <= begin < len(self._bytes) and self._bytes[begin] < 0x80:
+            return self._bytes[begin], offset + 1  # nearly every one, and a file may have millions
         value = 0
         for position, byte in enumerate(self.read(offset, min(_VARINT_NBYTES, end - offset))):
             value |= (byte & 0x7F) << 7 * position
