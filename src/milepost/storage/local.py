@@ -38,6 +38,8 @@ _REMEDIES = {
     errno.EPERM: "Give this user the right to write to the folder, or save to another one.",
     errno.ENOENT: "Do not remove the folder while it is in use.",
     errno.ENOTDIR: "Give a folder, not a file, as the directory.",
+    errno.EEXIST: "Give a folder, not a file, as the directory.",
+    errno.EISDIR: "Move away the folder that has the checkpoint's name.",
     errno.EIO: "Check the disk; earlier checkpoints are untouched.",
     errno.ENAMETOOLONG: "Choose a shorter prefix.",
 }

@@ -21,6 +21,7 @@ import re
 import stat
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -67,7 +68,8 @@ class HeldFile:
                 if is_removed:
                     _unlink(self._path, self.descriptor)
                 del _held[self._key]
-                os.close(self.descriptor)
+                with suppress(OSError):  # let go of all the same; what matters was fsynced before
+                    os.close(self.descriptor)
 
     def __enter__(self) -> HeldFile:
         return self
