@@ -38,7 +38,7 @@ from milepost.errors import (
     SettingError,
 )
 from milepost.graphs.meta import graph_meta
-from milepost.parameters import Parameters, sound
+from milepost.parameters import Parameters
 from milepost.policy.save import Progress
 from milepost.state import modules, optimizers, random
 from milepost.state.snapshot import Snapshot
@@ -109,12 +109,11 @@ class Resumed:
                 expected="one that was saved while training",
                 remedy="Take its weights with load_checkpoint(path, net=...), and train from the start.",
             )
-        with sound(self.where):
-            self.global_step = int(facts["global_step"])
-            self.steps_per_epoch = facts.get("steps_per_epoch")
-            is_epoch_done = facts["step"] == self.steps_per_epoch
-            self.epoch = int(facts["epoch"]) + is_epoch_done
-            self.step = 0 if is_epoch_done else int(facts["step"])
+        epoch, step, self.global_step = (self._count(facts, key) for key in ("epoch", "step", "global_step"))
+        self.steps_per_epoch = facts.get("steps_per_epoch")
+        is_epoch_done = step == self.steps_per_epoch
+        self.epoch = max(1, epoch) + is_epoch_done
+        self.step = 0 if is_epoch_done else step
         self._random = parameters.state(RANDOM)
         self._epoch_start = parameters.state(EPOCH_START)
 
@@ -137,14 +136,33 @@ class Resumed:
                 "of its workers is theirs alone; the training goes on with other augmentations.",
                 stacklevel=2,
             )
-        state = self._epoch_start if self.step else self._random
-        if state is not None:
-            random.restore(state, loader)
+        self._restore(self._epoch_start if self.step else self._random, loader)
 
     def restore_after_dropped(self, loader: object) -> None:
         """Set the random state of the moment of the save, after the batches that were done then are dropped."""
-        if self.step and self._random is not None:
-            random.restore(self._random, loader)
+        if self.step:
+            self._restore(self._random, loader)
+
+    def _restore(self, state: dict[str, Any] | None, loader: object) -> None:
+        try:
+            if state is not None:
+                random.restore(state, loader)
+        except (AttributeError, LookupError, OverflowError, RuntimeError, TypeError, ValueError) as error:
+            raise self._damaged(f"a random state that cannot be set ({error})") from error
+
+    def _count(self, facts: Mapping[str, Any], key: str) -> int:
+        value = facts[key]
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise self._damaged(f"{value!r:.80} as its {key}")
+        return value
+
+    def _damaged(self, found: str) -> DamagedCheckpointError:
+        return DamagedCheckpointError(
+            f"{self.where}, metadata",
+            found=found,
+            expected="what docs/format.md describes",
+            remedy="It was written by something else; take its weights with load_checkpoint(path, net=...).",
+        )
 
 
 class CheckpointManager:
