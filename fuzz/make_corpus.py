@@ -14,7 +14,8 @@ from torch import nn
 from milepost.checkpoint import store
 from milepost.format.ckpt import plan
 from milepost.format.spec import Array, ArraySpec
-from milepost.manager import CheckpointManager, Clock, Moment
+from milepost.manager import CheckpointManager, Clock
+from milepost.moment import Moment
 from milepost.state import modules, optimizers
 from milepost.state.snapshot import Snapshot
 from milepost.storage.local import LocalStorage

@@ -30,7 +30,8 @@ from milepost.errors import (
 )
 from milepost.format.ckpt import plan
 from milepost.format.spec import Array, ArraySpec
-from milepost.manager import CheckpointManager, Moment
+from milepost.manager import CheckpointManager
+from milepost.moment import Moment
 from milepost.storage.local import LocalStorage
 
 DTYPES = [

@@ -11,7 +11,8 @@ from torch import nn
 from milepost.checkpoint import load_checkpoint, save_checkpoint
 from milepost.config import CheckpointConfig
 from milepost.errors import CheckpointNotFoundError, LoadError, SaveError, SettingError
-from milepost.manager import CheckpointManager, Moment
+from milepost.manager import CheckpointManager
+from milepost.moment import Moment
 from milepost.storage.local import LocalStorage
 
 START = 1_790_000_040.0  # the beginning of a minute

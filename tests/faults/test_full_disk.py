@@ -12,7 +12,7 @@ from tests.faults.training import OVERWRITTEN, Report, Training, judge, step_of
 
 from milepost.checkpoint import save_checkpoint
 from milepost.errors import SaveError
-from milepost.manager import Moment
+from milepost.moment import Moment
 
 
 def fill(folder, free_nbytes: int) -> None:

@@ -14,7 +14,8 @@ from torch import nn
 from milepost.catalog.names import parse
 from milepost.checkpoint import load_checkpoint, save_checkpoint
 from milepost.config import CheckpointConfig
-from milepost.manager import CheckpointManager, Moment
+from milepost.manager import CheckpointManager
+from milepost.moment import Moment
 
 PREFIX = "net"
 KEEP = 3

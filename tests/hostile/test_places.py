@@ -10,7 +10,8 @@ from torch import nn
 
 from milepost.checkpoint import load_checkpoint, save_checkpoint
 from milepost.errors import SettingError
-from milepost.manager import CheckpointManager, Moment
+from milepost.manager import CheckpointManager
+from milepost.moment import Moment
 
 ELSEWHERE = [
     "../x",

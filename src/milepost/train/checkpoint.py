@@ -13,7 +13,8 @@ import torch
 from milepost.catalog.names import check_prefix
 from milepost.config import CheckpointConfig
 from milepost.errors import MilepostError, SettingError, SettingTypeError, TrainingError
-from milepost.manager import CheckpointManager, Moment, Resumed, check_directory
+from milepost.manager import CheckpointManager, check_directory
+from milepost.moment import Moment, Resumed
 from milepost.train.lifecycle import Callback, CallbackParams, RunContext
 from milepost.train.signals import SignalWatch
 

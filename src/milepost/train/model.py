@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from milepost.errors import SettingError, SettingTypeError, TrainingError
-from milepost.manager import Resumed
+from milepost.moment import Resumed
 from milepost.state import random
 from milepost.train.batches import arguments, count_samples, length, no_batches
 from milepost.train.checkpoint import ModelCheckpoint

@@ -1,0 +1,121 @@
+"""Where a training stands: a `Moment`, to be saved, and `Resumed`, to go on from. Files and policies are elsewhere."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from milepost.errors import DamagedCheckpointError, LoadError
+from milepost.parameters import Parameters
+from milepost.state import random
+
+RANDOM = "random"
+"""Where a checkpoint keeps the random state of its moment ..."""
+EPOCH_START = "random_at_epoch_start"
+"""... and that of its epoch's start, from which the order of the epoch's data follows."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A training between two steps.
+
+    Args:
+        epoch: Counted from 1.
+        step: Steps done in this epoch.
+        global_step: Steps done in all epochs.
+        steps_per_epoch: Steps of a whole epoch, where that is known.
+        metrics: Figures of this step, e.g. the loss; scalars or one-element tensors.
+        loader: Where the batches come from; its generators' state is saved.
+        epoch_start: What `milepost.state.random.capture` returned just before the epoch's first batch was drawn.
+        inputs: The network's inputs of this step, an example for its graph.
+    """
+
+    epoch: int
+    step: int
+    global_step: int
+    steps_per_epoch: int | None = None
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    loader: object = None
+    epoch_start: Mapping[str, Any] | None = None
+    inputs: tuple[torch.Tensor, ...] = ()
+
+
+class Resumed:
+    """A training that goes on: where it stands, and the random states that make what follows the same.
+
+    Attributes:
+        where: The checkpoint it goes on from.
+        epoch: The epoch to go on with, counted from 1.
+        step: Steps of that epoch that are done; 0 at its start.
+        global_step: Steps done in all epochs.
+        steps_per_epoch: Steps of a whole epoch, where that was known.
+    """
+
+    def __init__(self, parameters: Parameters) -> None:
+        facts = parameters.metadata
+        self.where = parameters.where
+        if not {"epoch", "step", "global_step"} <= set(facts):
+            raise LoadError(
+                self.where,
+                found="a checkpoint that does not say where the training stood",
+                expected="one that was saved while training",
+                remedy="Take its weights with load_checkpoint(path, net=...), and train from the start.",
+            )
+        epoch, step, self.global_step = (self._count(facts, key) for key in ("epoch", "step", "global_step"))
+        self.steps_per_epoch = facts.get("steps_per_epoch")
+        is_epoch_done = step == self.steps_per_epoch
+        self.epoch = max(1, epoch) + is_epoch_done
+        self.step = 0 if is_epoch_done else step
+        self._random = parameters.state(RANDOM)
+        self._epoch_start = parameters.state(EPOCH_START)
+
+    def check_epoch(self, steps_per_epoch: int | None) -> None:
+        """Refuse to go on within an epoch of another length: its batches would be others."""
+        known = self.steps_per_epoch is not None and steps_per_epoch is not None
+        if self.step and known and self.steps_per_epoch != steps_per_epoch:
+            raise LoadError(
+                self.where,
+                found=f"{steps_per_epoch} batches in the data set",
+                expected=f"{self.steps_per_epoch}, since {self.step} of them are done",
+                remedy="Give the data set, and the batch size, that the training began with.",
+            )
+
+    def restore_before_batches(self, loader: object) -> None:
+        """Set the random state in which the epoch's batches began, so that they come in the same order again."""
+        if getattr(loader, "persistent_workers", False) and self.epoch > 1:
+            warnings.warn(
+                f"{self.where}: a DataLoader with persistent_workers does not go on exactly, because the random state "
+                "of its workers is theirs alone; the training goes on with other augmentations.",
+                stacklevel=2,
+            )
+        self._restore(self._epoch_start if self.step else self._random, loader)
+
+    def restore_after_dropped(self, loader: object) -> None:
+        """Set the random state of the moment of the save, after the batches that were done then are dropped."""
+        if self.step:
+            self._restore(self._random, loader)
+
+    def _restore(self, state: dict[str, Any] | None, loader: object) -> None:
+        try:
+            if state is not None:
+                random.restore(state, loader)
+        except (AttributeError, LookupError, OverflowError, RuntimeError, TypeError, ValueError) as error:
+            raise self._damaged(f"a random state that cannot be set ({error})") from error
+
+    def _count(self, facts: Mapping[str, Any], key: str) -> int:
+        value = facts[key]
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise self._damaged(f"{value!r:.80} as its {key}")
+        return value
+
+    def _damaged(self, found: str) -> DamagedCheckpointError:
+        return DamagedCheckpointError(
+            f"{self.where}, metadata",
+            found=found,
+            expected="what docs/format.md describes",
+            remedy="It was written by something else; take its weights with load_checkpoint(path, net=...).",
+        )
