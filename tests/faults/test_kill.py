@@ -76,7 +76,10 @@ def test_a_training_that_is_killed_at_random_times_loses_nothing(kills, scale, f
         said = kills.judge()
         for step in said.resumed[len(before.resumed) :]:
             assert step >= max(before.saved, default=0), f"seed {seed}, kill {number}"
+    assert kills.run(do_one_thing, "", 0, "") == 0
     said = kills.judge()
+    assert len(list(kills.folder.glob("net*.ckpt"))) == KEEP
+    assert not list(kills.folder.glob(".net*.tmp")), "the next start sweeps what the dead left"
     assert len(said.saved) > count / 2, "most processes should save before they are killed"
     assert len(set(said.saved)) == len(said.saved)
     figure("kills at random times", count)

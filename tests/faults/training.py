@@ -138,9 +138,9 @@ def judge(folder: Path, said: Report) -> None:
     reported = max(said.saved, default=0)
     assert newest >= reported, f"step {reported} was reported as saved, the newest there is {newest}"
     assert newest <= max(reported, *said.resumed, 0) + 1, f"step {newest} was never begun"
-    # A kill after a save and before the removal leaves one more.
-    rightful = [list(range(max(1, newest - count + 1), newest + 1)) for count in (KEEP, KEEP + 1)]
-    assert present in rightful, f"{present} are there, {rightful[0]} should be"
+    # A kill after a save and before the removal leaves one more, which the next removal takes along.
+    assert present == list(range(newest - len(present) + 1, newest + 1)), f"{present} are there: one is missing"
+    assert len(present) >= min(newest, KEEP), f"{present} are there: some were removed too early"
     if said.overwritten:
         assert step_of(folder / OVERWRITTEN) >= max(said.overwritten)
     elif (folder / OVERWRITTEN).exists():

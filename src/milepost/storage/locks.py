@@ -81,14 +81,15 @@ class HeldFile:
 
 
 _held: dict[_Key, HeldFile] = {}
-_mutex = threading.Lock()
+# Reentrant, because garbage may be collected in the middle of this module, and release what nobody uses any more.
+_mutex = threading.RLock()
 
 
 def _forget() -> None:
     """What the parent holds, and a mutex that one of its threads may just have had, are not the child's."""
     global _mutex
     _held.clear()
-    _mutex = threading.Lock()
+    _mutex = threading.RLock()
 
 
 os.register_at_fork(after_in_child=_forget)
