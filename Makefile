@@ -5,7 +5,7 @@ VENV := .venv
 MINDSPORE := .venv-mindspore
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow torture lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py
@@ -16,6 +16,11 @@ test: $(VENV)/.installed
 # The judges that take longer: MindSpore itself, killed trainings, the demo, large models.
 test-slow: $(VENV)/.installed $(MINDSPORE)/.installed
 	$(BIN)/python -m pytest -m slow
+
+# Kills, faults, power cuts, mutants, far more of each than the tests try; prints what docs/guarantees.md states.
+torture: $(VENV)/.installed
+	$(BIN)/python -m pytest tests/faults --torture -m "slow or not slow"
+	$(BIN)/python tests/hostile/torture.py
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -119,7 +119,7 @@ class LocalStorage:
         """Begin a file of `nbytes` bytes; raises `SaveError` at once if the disk has less room than that."""
         where = self.where(check_name(self.where(), name))
         try:
-            self.directory.mkdir(parents=True, exist_ok=True)
+            _make_folder(self.directory)
             _check_room(self.directory, where, nbytes)
             return NewLocalFile(self.directory, name)
         except SaveError:
@@ -141,7 +141,7 @@ class LocalStorage:
         """Hold the file ``.{name}.lock`` until release or the end of this process; the folder is made if need be."""
         path = self._lock_path(name)
         try:
-            self.directory.mkdir(parents=True, exist_ok=True)
+            _make_folder(self.directory)
             return locks.acquire(path)
         except OSError as error:
             raise save_error(str(path), error) from error
@@ -289,6 +289,16 @@ def _check_room(directory: Path, where: str, nbytes: int) -> None:
     # Some network and pseudo file systems report no size at all; they are asked by writing.
     if status.f_blocks and free < nbytes:
         raise save_error(where, OSError(errno.ENOSPC, f"{free:,} bytes free, {nbytes:,} needed"))
+
+
+def _make_folder(directory: Path) -> None:
+    if directory.is_dir():
+        return
+    missing = [path for path in (directory, *directory.parents) if not path.exists()]
+    directory.mkdir(parents=True, exist_ok=True)
+    # A new folder is a name too: without this, a power cut takes it away with all that is in it.
+    for path in missing:
+        _sync_folder(path.parent)
 
 
 def _sync_folder(directory: Path) -> None:
