@@ -85,13 +85,19 @@ def small_disk(tmp_path) -> Iterator[Path]:
         yield folder
 
 
+@pytest.fixture
+def mount() -> type[mounted]:
+    """What mounts a file system inside a ``with`` block."""
+    return mounted
+
+
 class mounted:
     """A file system inside a ``with`` block; skips the test where mounting is not allowed."""
 
-    def __init__(self, kind: str, folder: Path, *options: str) -> None:
+    def __init__(self, kind: str, folder: Path, *options: str, source: Path | str = "milepost-test") -> None:
         self.folder = folder
         folder.mkdir(exist_ok=True)
-        self._command = ["mount", "-t", kind, *options, "milepost-test", str(folder)]
+        self._command = ["mount", "-t", kind, *options, str(source), str(folder)]
 
     def __enter__(self) -> Path:
         try:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
+import signal
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
 from tests.faults.power import Disk, State
 from tests.faults.system_calls import SystemCalls
-from tests.faults.training import KEEP, Report, Training, judge
+from tests.faults.training import KEEP, Report, Training, go_on_until_killed, judge
 
 
 def cuts_of_a_training(root: Path, saves: int) -> dict[tuple[State, int, int], None]:
@@ -82,4 +86,73 @@ def test_a_save_that_forgot_an_fsync_would_be_found_out(tmp_path, monkeypatch, f
             judge_cut(root, tmp_path / "after", state, saved, overwritten)
         except Exception:
             lost += 1
+    assert lost
+
+
+@pytest.fixture
+def image(tmp_path) -> Path:
+    """A disk of 24 MiB with an ext4 file system, as one file."""
+    path = tmp_path / "image"
+    path.write_bytes(b"")
+    os.truncate(path, 24 << 20)
+    try:
+        subprocess.run(["mkfs.ext4", "-q", path], check=True, capture_output=True)
+    except FileNotFoundError:
+        pytest.skip("there is no mkfs.ext4")
+    return path
+
+
+def cut(image: Path, mount, tmp_path: Path, processes, target, count: int) -> tuple[int, int]:
+    """Cut the power of a disk that a training saves to, at random moments; return how many saves it had, and lost ones.
+
+    The cut is a copy of the disk while the process stands still: what is in memory only, the copy does not have.
+    """
+    report = tmp_path / "report"
+    lost = 0
+    with mount("ext4", tmp_path / "disk", "-o", "loop", source=image) as disk:
+        process = processes.Process(target=target, args=(disk / "new" / "run", report))
+        process.start()
+        try:
+            while not Report(report).read().saved:
+                time.sleep(0.001)
+            for _ in range(count):
+                time.sleep(random.uniform(0, 0.02))
+                os.kill(process.pid, signal.SIGSTOP)
+                said = Report(report).read()
+                shutil.copyfile(image, tmp_path / "copy")
+                os.kill(process.pid, signal.SIGCONT)
+                with mount("ext4", tmp_path / "after", "-o", "loop", source=tmp_path / "copy") as after:
+                    try:
+                        judge(after / "new" / "run", said)
+                    except Exception as error:
+                        lost += 1
+                        problem = error
+        finally:
+            process.kill()
+            process.join()
+            process.close()
+    if lost and target is go_on_until_killed:
+        raise problem
+    return len(said.saved) + len(said.overwritten), lost
+
+
+def test_a_power_cut_of_a_real_file_system_loses_nothing_that_was_reported(
+    image, mount, tmp_path, processes, scale, figure
+):
+    """Whatever ext4 has not written at that moment is gone; what was reported is there, and whole."""
+    count = scale(10, 200)
+    saved, lost = cut(image, mount, tmp_path, processes, go_on_until_killed, count)
+    assert lost == 0
+    figure("power cuts of a real ext4 file system", count)
+    figure("saves reported in front of those", saved)
+
+
+def go_on_without_fsync(folder: Path, report: Path) -> None:
+    os.fsync = lambda descriptor: None
+    go_on_until_killed(folder, report)
+
+
+def test_a_real_power_cut_would_find_out_a_save_without_fsync(image, mount, tmp_path, processes):
+    """The cut is worth something: without fsync, what was reported is lost."""
+    _, lost = cut(image, mount, tmp_path, processes, go_on_without_fsync, 3)
     assert lost
