@@ -43,6 +43,7 @@ class Disk:
 
     def states(self) -> Iterator[State]:
         """Everything that a cut at this moment may leave."""
+        assert len(self._changes) <= 10, "so many names that no fsync has made durable"
         for chosen in itertools.product((False, True), repeat=len(self._changes)):
             names = _changed(self._names, itertools.compress(self._changes, chosen))
             found = [path for path, number in names.items() if number != FOLDER and self._is_reachable(path, names)]

@@ -68,7 +68,7 @@ def test_a_training_that_is_killed_at_random_times_loses_nothing(kills, scale, f
     """All files are whole, all reported saves are there, and the next process goes on from them."""
     seed = random.randrange(2**32)
     choose = random.Random(seed)
-    count = scale(40, 400)
+    count = scale(40, 1000)
     for number in range(count):
         before = kills.judge()
         code = kills.run(go_on_until_killed, kill_after=(choose.randrange(6), choose.uniform(0, 0.02)))
