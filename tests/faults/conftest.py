@@ -70,7 +70,7 @@ def processes() -> Iterator[ForkServerContext]:
         for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
             patch.setenv(name, "1")
         context = multiprocessing.get_context("forkserver")
-        patch.setenv("PYTHONPATH", str(ROOT))
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]))
         context.set_forkserver_preload(["tests.faults.training"])
         process = context.Process(target=os.getpid)  # starts the server while the environment is set
         process.start()

@@ -57,28 +57,31 @@ def runs_of(folder: Path) -> Counter[int]:
     return Counter(name.run for name in names)
 
 
-def test_threads_may_save_through_one_manager(tmp_path):
-    """They take turns: no save fails, none is lost, and the newest are kept."""
-    training = Training(tmp_path, keep_checkpoint_max=None)
+@pytest.mark.parametrize("same_step", [False, True], ids=["each its own steps", "all the same steps"])
+def test_threads_may_save_through_one_manager(tmp_path, same_step):
+    """They take turns: no save fails, each step is saved once, and the newest are kept."""
+    training = Training(tmp_path)
     training.resume()
     problems: list[BaseException] = []
     barrier = threading.Barrier(4)
 
-    def save_every_fourth(first: int) -> None:
+    def save(first: int) -> None:
         try:
-            barrier.wait()
-            for step in range(first, 41, 4):
+            for step in range(first, 41, 1 if same_step else 4):
+                barrier.wait(30)
                 training.manager.save(Moment(1, step, step))
         except BaseException as error:
             problems.append(error)
 
-    threads = [threading.Thread(target=save_every_fourth, args=(first,)) for first in (1, 2, 3, 4)]
+    threads = [threading.Thread(target=save, args=(1 if same_step else first,)) for first in (1, 2, 3, 4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(60)
     assert not problems
-    assert sorted(parse(path.name, PREFIX).step for path in tmp_path.glob("*.ckpt")) == list(range(1, 41))
+    steps = {parse(path.name, PREFIX).step for path in tmp_path.glob("*.ckpt")}
+    # Threads that arrive out of order may save the steps of one round in any.
+    assert steps == {38, 39, 40} if same_step else len(steps) == KEEP and steps <= {37, 38, 39, 40}
     assert not list(tmp_path.glob(".*.tmp"))
 
 
