@@ -267,3 +267,17 @@ def test_adamw_is_not_adam():
     saved, tensors = take(net, torch.optim.AdamW(net.parameters()))
     with pytest.raises(LoadError, match="found the state of AdamW; expected the state of Adam"):
         put(torch.optim.Adam(net.parameters()), saved, tensors)
+
+
+def test_several_optimizers_share_a_checkpoint():
+    """Each under its key, with entries whose names begin with it."""
+    net = network()
+    first, second = torch.optim.Adam(net[0].parameters(), lr=0.5), torch.optim.SGD(net[2].parameters(), momentum=0.9)
+    train(net, first, steps=1)
+    second.step()
+    snapshot = Snapshot()
+    optimizers.take(first, modules.parameter_names(net), snapshot, "optimizer.a")
+    optimizers.take(second, modules.parameter_names(net), snapshot, key="b")
+    assert {key: saved["class"] for key, saved in snapshot.state.items()} == {"optimizer.a": "Adam", "b": "SGD"}
+    assert {"optimizer.a.0.weight.exp_avg", "b.2.bias.momentum_buffer"} <= set(snapshot.arrays)
+    assert {array.kind for array in snapshot.arrays.values()} == {"optimizer"}

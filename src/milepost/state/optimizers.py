@@ -21,16 +21,18 @@ from milepost.state.snapshot import Snapshot
 from milepost.state.values import unpack
 
 OPTIMIZER = "optimizer"
-"""Where the JSON of a checkpoint keeps the optimizer, and what the names of its entries begin with."""
+"""The kind of entries that are an optimizer's. Also where the JSON of a checkpoint keeps the only optimizer, and what
+the names of its entries begin with; with several, each has a key of its own."""
 
 
-def take(optimizer: Optimizer, names: Mapping[int, str], snapshot: Snapshot) -> None:
+def take(optimizer: Optimizer, names: Mapping[int, str], snapshot: Snapshot, key: str = OPTIMIZER) -> None:
     """Add the optimizer's state and parameter groups to the snapshot.
 
     Args:
         optimizer: Any `torch.optim.Optimizer`.
         names: The network's parameter names by identity.
         snapshot: Where to.
+        key: Which of several optimizers it is: where the JSON keeps it, and what the names of its entries begin with.
     """
     parameters = _parameters(optimizer)
     known = _known_names(optimizer, names) or [f"#{place}" for place in range(len(parameters))]
@@ -41,16 +43,16 @@ def take(optimizer: Optimizer, names: Mapping[int, str], snapshot: Snapshot) -> 
         groups.append(
             {
                 "params": [known[place] for place in group["params"]],
-                "options": snapshot.pack(options, f"{OPTIMIZER}.group.{len(groups)}", OPTIMIZER),
+                "options": snapshot.pack(options, f"{key}.group.{len(groups)}", OPTIMIZER),
             }
         )
     state, common = {}, {}
     for place, value in packed["state"].items():
         if isinstance(place, int):
-            state[known[place]] = snapshot.pack(value, f"{OPTIMIZER}.{known[place]}", OPTIMIZER)
+            state[known[place]] = snapshot.pack(value, f"{key}.{known[place]}", OPTIMIZER)
         else:
             common[place] = value
-    snapshot.state[OPTIMIZER] = {
+    snapshot.state[key] = {
         "class": _algorithm(optimizer),
         "groups": groups,
         "parameters": {
@@ -58,7 +60,7 @@ def take(optimizer: Optimizer, names: Mapping[int, str], snapshot: Snapshot) -> 
             for name, parameter in zip(known, parameters, strict=True)
         },
         "state": state,
-        "common": snapshot.pack(common, f"{OPTIMIZER}.common", OPTIMIZER),
+        "common": snapshot.pack(common, f"{key}.common", OPTIMIZER),
     }
 
 
@@ -82,7 +84,7 @@ def prepare(
 
     Args:
         optimizer: The target.
-        saved: What `take` stored under `OPTIMIZER`, or None where there is none.
+        saved: What `take` stored under its key, or None where there is none.
         fetch: Gives the tensor of an entry.
         names: The network's parameter names by identity, as far as the network is known.
         strict: Whether every parameter and group of both sides must be known.

@@ -49,6 +49,6 @@ class Snapshot:
             raise UnsupportedStateError(
                 name,
                 found="two tensors of this name",
-                expected="one: the network's names, and those under 'optimizer.' and 'random.', must differ",
-                remedy="Rename the module or parameter.",
+                expected="one: those of the network, the optimizers, the random state and other objects differ",
+                remedy="Rename the module, the parameter or the object.",
             )
