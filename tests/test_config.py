@@ -13,8 +13,8 @@ import pytest
 
 from milepost.config import CheckpointConfig
 from milepost.errors import SettingError, SettingTypeError
-from milepost.policy.keep import KeepAll, KeepLast, KeepOnePer
-from milepost.policy.save import EverySeconds, EverySteps, Never
+from milepost.policy.keep import KeepAll, KeepBest, KeepEither, KeepEvery, KeepLast, KeepOnePer
+from milepost.policy.save import EveryEpochs, EverySeconds, EverySteps, Never
 
 STEPS, SECONDS = "save_checkpoint_steps", "save_checkpoint_seconds"
 COUNT, MINUTES = "keep_checkpoint_max", "keep_checkpoint_per_n_minutes"
@@ -47,6 +47,19 @@ COUNT, MINUTES = "keep_checkpoint_max", "keep_checkpoint_per_n_minutes"
         # Numbers of numpy are numbers.
         ({STEPS: np.int64(4), COUNT: np.uint8(2)}, EverySteps(4), KeepLast(2)),
         ({SECONDS: np.float32(0.5), MINUTES: Fraction(1, 2)}, EverySeconds(0.5), KeepOnePer(0.5)),
+        # A policy stands in for its pair, at its default or cancelled.
+        ({"save": EveryEpochs()}, EveryEpochs(), KeepLast(5)),
+        ({"save": EveryEpochs(), STEPS: None, COUNT: 2}, EveryEpochs(), KeepLast(2)),
+        ({"save": EveryEpochs(), STEPS: 0, SECONDS: 0, COUNT: 0, MINUTES: 0}, EveryEpochs(), KeepAll()),
+        ({"keep": KeepEvery(9)}, EverySteps(1), KeepEvery(9)),
+        ({"keep": KeepLast(2) | KeepEvery(9), SECONDS: 3}, EverySeconds(3), KeepEither(KeepLast(2), KeepEvery(9))),
+        # The best are kept too, unless all are.
+        ({"monitor": "acc"}, EverySteps(1), KeepLast(5) | KeepBest("acc")),
+        ({"monitor": "acc", MINUTES: 3}, EverySteps(1), KeepOnePer(3) | KeepBest("acc")),
+        ({"monitor": "loss", "mode": "min", "keep_best": 3}, EverySteps(1), KeepLast(5) | KeepBest("loss", "min", 3)),
+        ({"monitor": "acc", "keep": KeepEvery(9)}, EverySteps(1), KeepEvery(9) | KeepBest("acc")),
+        ({"monitor": "acc", COUNT: None}, EverySteps(1), KeepAll()),
+        ({"monitor": "acc", "keep": KeepAll()}, EverySteps(1), KeepAll()),
     ],
 )
 def test_settings_become_policies(settings, save, keep):
@@ -67,6 +80,11 @@ def test_settings_may_be_given_by_position():
         "on_error": "raise",
         "exception_save": "False",
         "save_on_signal": "False",
+        "monitor": "None",
+        "mode": "max",
+        "keep_best": "1",
+        "save": "None",
+        "keep": "None",
     }
 
 
@@ -137,12 +155,21 @@ def test_a_config_shows_what_is_in_force():
     assert hash(config) == hash(CheckpointConfig(0, 60, 0, 0))
 
 
-@pytest.mark.parametrize("config", [CheckpointConfig(), CheckpointConfig(save_checkpoint_seconds=60)])
+@pytest.mark.parametrize(
+    "config",
+    [
+        CheckpointConfig(),
+        CheckpointConfig(save_checkpoint_seconds=60),
+        CheckpointConfig(monitor="loss", mode="min", keep_best=2),
+        CheckpointConfig(save=EveryEpochs(2)),
+    ],
+)
 def test_a_config_survives_copying(config):
     """Copies mean the same, and a default still gives way in a changed copy."""
     assert [copy.deepcopy(config), pickle.loads(pickle.dumps(config)), eval(repr(config))] == [config] * 3
     changed = dataclasses.replace(config, keep_checkpoint_per_n_minutes=10)
-    assert changed.keep_policy() == KeepOnePer(10)
+    assert changed.keep_checkpoint_per_n_minutes == 10
+    assert changed.keep_checkpoint_max == 0
 
 
 def test_a_config_cannot_be_changed():
@@ -159,3 +186,60 @@ def test_what_happens_on_trouble_is_chosen_from_what_exists(field, value):
     """The field's name stands first."""
     with pytest.raises(SettingError, match=f"^{field}"):
         CheckpointConfig(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("settings", "best"),
+    [
+        ({}, None),
+        ({"keep": KeepBest("acc")}, None),  # keeping is not marking
+        ({"monitor": "acc"}, KeepBest("acc", "max", 1)),
+        ({"monitor": "loss", "mode": "min", "keep_best": 2, COUNT: None}, KeepBest("loss", "min", 2)),
+        ({"monitor": "acc", "keep_best": np.int64(3)}, KeepBest("acc", "max", 3)),
+    ],
+)
+def test_a_monitor_says_which_is_the_best(settings, best):
+    """Without one, none is."""
+    assert CheckpointConfig(**settings).best_policy() == best
+
+
+@pytest.mark.parametrize(
+    ("policy", "setting"),
+    [
+        ({"save": EveryEpochs()}, {STEPS: 1}),
+        ({"save": EverySteps(1)}, {SECONDS: 0.5}),
+        ({"keep": KeepAll()}, {COUNT: 5}),
+        ({"keep": KeepEvery(9)}, {MINUTES: 2}),
+    ],
+)
+def test_a_policy_beside_a_setting_of_its_pair_is_refused(policy, setting):
+    """Only one of them can be meant, and the error names both."""
+    ((name, _),), ((field, _),) = policy.items(), setting.items()
+    with pytest.raises(SettingError, match=f"^{name}: found a policy and {field}="):
+        CheckpointConfig(**policy, **setting)
+
+
+@pytest.mark.parametrize(
+    ("settings", "field", "error"),
+    [
+        ({"save": 3}, "save", SettingTypeError),
+        ({"save": EveryEpochs}, "save", SettingTypeError),
+        ({"save": KeepLast(3)}, "save", SettingTypeError),
+        ({"keep": EverySteps(3)}, "keep", SettingTypeError),
+        ({"keep": 0}, "keep", SettingTypeError),
+        ({"monitor": 1}, "monitor", SettingTypeError),
+        ({"monitor": ""}, "monitor", SettingError),
+        ({"monitor": "acc", "mode": "best"}, "mode", SettingError),
+        ({"mode": "best"}, "mode", SettingError),
+        ({"mode": "min"}, "mode", SettingError),
+        ({"keep_best": 2}, "keep_best", SettingError),
+        ({"monitor": "acc", "keep_best": 0}, "keep_best", SettingError),
+        ({"monitor": "acc", "keep_best": None}, "keep_best", SettingTypeError),
+        ({"monitor": "acc", "keep_best": True}, "keep_best", SettingTypeError),
+        ({"monitor": "acc", "keep_best": 1.0}, "keep_best", SettingTypeError),
+    ],
+)
+def test_what_cannot_be_the_best_or_a_policy_is_refused(settings, field, error):
+    """The field's name stands first; how to choose the best means nothing without a monitor."""
+    with pytest.raises(error, match=f"^{field}: "):
+        CheckpointConfig(**settings)

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
 from milepost.errors import SettingError, SettingTypeError
-from milepost.policy.keep import KeepAll, KeepLast, KeepOnePer, KeepPolicy
+from milepost.policy.checks import check_count, check_policy
+from milepost.policy.keep import KeepAll, KeepBest, KeepEither, KeepLast, KeepOnePer, KeepPolicy
 from milepost.policy.save import EverySeconds, EverySteps, Never, SavePolicy
 
 _REMEDY = "Give a number above 0, or None to cancel the policy."
@@ -42,6 +43,11 @@ class CheckpointConfig:
       ``keep_checkpoint_per_n_minutes`` keeps by time.
     - Where both of a pair are set, the iteration policy is in force, and a warning names the field that is ignored.
 
+    - What these four cannot say, a policy in `save` or in `keep` says, which stands in for its pair. Policies compose:
+      ``save=EverySteps(100) | EveryEpochs()``, ``keep=KeepLast(5) | KeepEvery(1000)``; `milepost.policy.save` and
+      `milepost.policy.keep` have them.
+    - With a `monitor`, the checkpoints that are the best by it are kept too, beside what is kept anyway.
+
     Afterwards the fields say what is in force: a policy that was cancelled, gave way or is ignored reads 0.
 
     Args:
@@ -56,21 +62,33 @@ class CheckpointConfig:
             as ``<prefix>-<epoch>_<step>_breakpoint.ckpt``.
         save_on_signal: Whether SIGTERM, SIGINT and SIGUSR1 end the training cleanly after the step that they come in,
             which is saved under such a name too. A second signal is obeyed at once.
+        monitor: The metric that says which checkpoints are the best, or None for no such choice.
+        mode: Whether the best has the highest value, ``"max"``, or the lowest, ``"min"``.
+        keep_best: How many of the best to keep. An int from 1.
+        save: The policy that says when a save is due, in place of the two settings.
+        keep: The policy that says which checkpoints are kept, in place of the two settings.
 
     Raises:
         SettingTypeError: A field of the wrong type.
-        SettingError: A negative or endless field, or all four cancelled.
+        SettingError: A negative or endless field, all four cancelled, a policy beside a setting of its pair, or a
+            `mode` or `keep_best` without a `monitor`.
 
     Example:
         >>> CheckpointConfig(save_checkpoint_steps=32, keep_checkpoint_max=10).save_policy()
         EverySteps(steps=32)
         >>> CheckpointConfig(save_checkpoint_seconds=60)  # doctest: +NORMALIZE_WHITESPACE
         CheckpointConfig(save_checkpoint_steps=0, save_checkpoint_seconds=60, keep_checkpoint_max=5,
-                         keep_checkpoint_per_n_minutes=0, on_error='raise', exception_save=False, save_on_signal=False)
+                         keep_checkpoint_per_n_minutes=0, on_error='raise', exception_save=False, save_on_signal=False,
+                         monitor=None, mode='max', keep_best=1, save=None, keep=None)
         >>> CheckpointConfig(save_checkpoint_steps=None).save_policy()
         Never()
         >>> CheckpointConfig(keep_checkpoint_max=None).keep_policy()
         KeepAll()
+        >>> CheckpointConfig(monitor="accuracy", keep_best=3).best_policy()
+        KeepBest(monitor='accuracy', mode='max', count=3)
+        >>> from milepost.policy.save import EveryEpochs
+        >>> CheckpointConfig(save=EveryEpochs()).save_policy()
+        EveryEpochs(epochs=1)
     """
 
     save_checkpoint_steps: int | None = field(default=_Default(1))
@@ -80,13 +98,18 @@ class CheckpointConfig:
     on_error: Literal["raise", "warn"] = field(default="raise", kw_only=True)
     exception_save: bool = field(default=False, kw_only=True)
     save_on_signal: bool = field(default=False, kw_only=True)
+    monitor: str | None = field(default=None, kw_only=True)
+    mode: Literal["max", "min"] = field(default="max", kw_only=True)
+    keep_best: int = field(default=1, kw_only=True)
+    save: SavePolicy | None = field(default=None, kw_only=True)
+    keep: KeepPolicy | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         steps = _count("save_checkpoint_steps", self.save_checkpoint_steps)
         seconds = _duration("save_checkpoint_seconds", self.save_checkpoint_seconds)
         count = _count("keep_checkpoint_max", self.keep_checkpoint_max)
         minutes = _duration("keep_checkpoint_per_n_minutes", self.keep_checkpoint_per_n_minutes)
-        if not (steps or seconds or count or minutes):
+        if not (steps or seconds or count or minutes) and self.save is None and self.keep is None:
             raise SettingError(
                 "CheckpointConfig",
                 found="save_checkpoint_steps, save_checkpoint_seconds, keep_checkpoint_max and "
@@ -94,6 +117,40 @@ class CheckpointConfig:
                 expected="at least one policy",
                 remedy="Set one of them, or leave the ModelCheckpoint out.",
             )
+        self._check_choices()
+        self._check_best()
+        if self._is_replaced("save", "is_due", save_checkpoint_steps=steps, save_checkpoint_seconds=seconds):
+            steps = seconds = 0
+        if self._is_replaced("keep", "expired", keep_checkpoint_max=count, keep_checkpoint_per_n_minutes=minutes):
+            count = minutes = 0
+        self._put_in_force("save_checkpoint_steps", steps, "save_checkpoint_seconds", seconds)
+        self._put_in_force("keep_checkpoint_max", count, "keep_checkpoint_per_n_minutes", minutes)
+
+    def save_policy(self) -> SavePolicy:
+        """Return the policy that says when a save is due."""
+        if self.save is not None:
+            return self.save
+        if self.save_checkpoint_steps:
+            return EverySteps(self.save_checkpoint_steps)
+        return EverySeconds(self.save_checkpoint_seconds) if self.save_checkpoint_seconds else Never()
+
+    def keep_policy(self) -> KeepPolicy:
+        """Return the policy that says which checkpoints have expired; with a `monitor`, none of the best has."""
+        policy, best = self._keep_policy_but_the_best(), self.best_policy()
+        return policy if best is None or isinstance(policy, KeepAll) else KeepEither(policy, best)
+
+    def best_policy(self) -> KeepBest | None:
+        """Return the policy that says which checkpoints are the best, or None without a `monitor`."""
+        return None if self.monitor is None else KeepBest(self.monitor, self.mode, self.keep_best)
+
+    def _keep_policy_but_the_best(self) -> KeepPolicy:
+        if self.keep is not None:
+            return self.keep
+        if self.keep_checkpoint_max:
+            return KeepLast(self.keep_checkpoint_max)
+        return KeepOnePer(self.keep_checkpoint_per_n_minutes) if self.keep_checkpoint_per_n_minutes else KeepAll()
+
+    def _check_choices(self) -> None:
         if self.on_error not in ("raise", "warn"):
             raise SettingError(
                 "on_error", found=repr(self.on_error), expected='"raise" or "warn"', remedy='Give "warn" to train on.'
@@ -101,20 +158,34 @@ class CheckpointConfig:
         for name in ("exception_save", "save_on_signal"):
             if not isinstance(getattr(self, name), bool):
                 raise SettingTypeError(name, found=repr(getattr(self, name)), expected="a bool", remedy="Give True.")
-        self._put_in_force("save_checkpoint_steps", steps, "save_checkpoint_seconds", seconds)
-        self._put_in_force("keep_checkpoint_max", count, "keep_checkpoint_per_n_minutes", minutes)
 
-    def save_policy(self) -> SavePolicy:
-        """Return the policy that says when a save is due."""
-        if self.save_checkpoint_steps:
-            return EverySteps(self.save_checkpoint_steps)
-        return EverySeconds(self.save_checkpoint_seconds) if self.save_checkpoint_seconds else Never()
+    def _check_best(self) -> None:
+        check_count("keep_best", self.keep_best)
+        KeepBest("any" if self.monitor is None else self.monitor, self.mode)  # refuses what means nothing
+        # At their defaults they say nothing, and a copy or a repr may well spell them out.
+        if self.monitor is None and (self.mode != "max" or self.keep_best != 1):
+            raise SettingError(
+                "mode" if self.mode != "max" else "keep_best",
+                found="no monitor beside it",
+                expected="the metric that says which checkpoint is the best",
+                remedy="Give its name, e.g. monitor='accuracy'.",
+            )
 
-    def keep_policy(self) -> KeepPolicy:
-        """Return the policy that says which checkpoints have expired."""
-        if self.keep_checkpoint_max:
-            return KeepLast(self.keep_checkpoint_max)
-        return KeepOnePer(self.keep_checkpoint_per_n_minutes) if self.keep_checkpoint_per_n_minutes else KeepAll()
+    def _is_replaced(self, name: str, verb: str, **settings: float) -> bool:
+        """Whether the policy `name` stands in for two settings, neither of which may then be set."""
+        policy = getattr(self, name)
+        if policy is None:
+            return False
+        check_policy(name, policy, verb)
+        for setting, value in settings.items():
+            if value and not isinstance(value, _Default):
+                raise SettingError(
+                    name,
+                    found=f"a policy and {setting}={value}",
+                    expected="one of the two",
+                    remedy=f"Leave out {setting}, or {name}.",
+                )
+        return True
 
     def _put_in_force(self, by_iteration: str, iteration: int, by_time: str, time: float) -> None:
         if iteration and time and isinstance(iteration, _Default):
