@@ -10,8 +10,12 @@ from milepost.catalog.names import (
     BREAKPOINT,
     MAX_PREFIX_NBYTES,
     CheckpointName,
+    beside,
+    best_name,
     check_prefix,
     graph_name,
+    is_of,
+    metrics_name,
     parse,
 )
 from milepost.errors import SettingError, SettingTypeError
@@ -128,6 +132,22 @@ def test_a_prefix_is_no_pattern(characters):
 def test_a_graph_is_named_after_its_run():
     """The graph's name follows the checkpoints'."""
     assert [graph_name("resnet50", run) for run in (1, 3)] == ["resnet50-graph.meta", "resnet50_3-graph.meta"]
+
+
+def test_the_other_files_are_named_after_their_run():
+    """Their names follow the checkpoints', and none of them can be a checkpoint's."""
+    assert [best_name("resnet50", run) for run in (1, 3)] == ["resnet50-best.ckpt", "resnet50_3-best.ckpt"]
+    assert [metrics_name("resnet50", run) for run in (1, 3)] == ["resnet50-metrics.json", "resnet50_3-metrics.json"]
+    assert beside("a", 2) == {"a_2-graph.meta", "a_2-best.ckpt", "a_2-metrics.json"}
+
+
+@given(PREFIXES, NUMBERS.filter(bool))
+def test_the_other_files_of_a_run_are_its_own(prefix, run):
+    """Each is known as one of the prefix, and is no checkpoint of it."""
+    for text in beside(prefix, run):
+        assert is_of(text, prefix)
+        assert parse(text, prefix) is None
+        assert not is_of(f"{text}x", prefix)
 
 
 @pytest.mark.parametrize(

@@ -263,7 +263,22 @@ def test_the_newest_is_the_newest_that_can_be_read(folder):
         (["a-1_5.ckpt", "a_2-graph.meta", "a_3-graph.meta"], 4),
         # Of other prefixes, or no checkpoints at all.
         (["a-b-1_5.ckpt", "a-b-graph.meta", "a2-1_5.ckpt", "a_b-1_5.ckpt", "ab_3-1_5.ckpt", "a_2_3-1_5.ckpt"], 1),
-        (["a_best.ckpt", "a-best.ckpt", "a_3.ckpt", "a_1-1_5.ckpt", "a_07-1_5.ckpt", "a_²-1_5.ckpt", "a.ckpt"], 1),
+        (["a-best.ckpt"], 2),
+        (["a-metrics.json"], 2),
+        (["a-1_5.ckpt", "a_2-best.ckpt", "a_3-metrics.json"], 4),
+        (
+            [
+                "a_best.ckpt",
+                "a-b-best.ckpt",
+                "a-b-metrics.json",
+                "a_3.ckpt",
+                "a_1-1_5.ckpt",
+                "a_07-1_5.ckpt",
+                "a_²-1_5.ckpt",
+                "a.ckpt",
+            ],
+            1,
+        ),
     ],
 )
 def test_the_next_run_is_one_more_than_the_highest_found(folder, names, run):

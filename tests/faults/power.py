@@ -85,6 +85,9 @@ class Disk:
         number = _changed(self._names, self._changes)[Path(source)]
         self._changes.append((Path(source), Path(target), number))
 
+    def _link(self, result: None, source: Path, target: Path) -> None:
+        self._changes.append((None, Path(target), _changed(self._names, self._changes)[Path(source)]))
+
     def _unlink(self, result: None, path: Path) -> None:
         self._changes.append((Path(path), None, FOLDER))
 

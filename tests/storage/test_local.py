@@ -77,6 +77,84 @@ def test_a_directory_that_is_a_file_is_refused_with_the_reason(tmp_path):
         LocalStorage(tmp_path / "file").create("a.ckpt", 1)
 
 
+def test_a_second_name_costs_no_space_and_is_durable(tmp_path, monkeypatch):
+    """A hard link, renamed into place, then an fsync of the folder, also where the name was there already."""
+    storage = LocalStorage(tmp_path)
+    save(storage, "a.ckpt", b"x")
+    calls = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: (calls.append(os.readlink(f"/proc/self/fd/{fd}")), fsync(fd)))
+    monkeypatch.setattr(os, "replace", lambda a, b: (calls.append(str(b)), replace(a, b)))
+    storage.link("a.ckpt", "best.ckpt")
+    assert calls == [str(tmp_path / "best.ckpt"), str(tmp_path)]
+    assert (tmp_path / "best.ckpt").samefile(tmp_path / "a.ckpt")
+    storage.link("a.ckpt", "best.ckpt")
+    assert calls[2:] == [str(tmp_path)]
+    assert sorted(os.listdir(tmp_path)) == ["a.ckpt", "best.ckpt"]
+
+
+@pytest.mark.parametrize(
+    "reason", [errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV, errno.ENOSYS, errno.EACCES, errno.EIO]
+)
+def test_where_there_are_no_hard_links_there_is_a_copy(tmp_path, monkeypatch, reason):
+    """Of any size, and as durable as any file."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(reason, os.strerror(reason))
+
+    storage = LocalStorage(tmp_path)
+    content = os.urandom(9 * 2**20 + 1)
+    save(storage, "a.ckpt", content)
+    save(storage, "best.ckpt", b"old")
+    monkeypatch.setattr(os, "link", refuse)
+    storage.link("a.ckpt", "best.ckpt")
+    assert (tmp_path / "best.ckpt").read_bytes() == content
+    assert not (tmp_path / "best.ckpt").samefile(tmp_path / "a.ckpt")
+    assert sorted(os.listdir(tmp_path)) == ["a.ckpt", "best.ckpt"]
+
+
+def test_a_name_that_is_swept_away_before_it_is_final_is_made_again(tmp_path, monkeypatch):
+    """Another process may take it for a dead one's at just this moment."""
+    storage = LocalStorage(tmp_path)
+    save(storage, "a.ckpt", b"x")
+    link, swept = os.link, []
+
+    def link_and_sweep(source, name):
+        link(source, name)
+        if not swept:
+            swept.extend(LocalStorage(tmp_path).sweep(lambda name: True))
+
+    monkeypatch.setattr(os, "link", link_and_sweep)
+    storage.link("a.ckpt", "best.ckpt")
+    assert len(swept) == 1
+    assert sorted(os.listdir(tmp_path)) == ["a.ckpt", "best.ckpt"]
+
+
+def test_a_second_name_that_is_refused_is_an_error_and_leaves_nothing(tmp_path):
+    """The message names the path, and what had the name is untouched."""
+    storage = LocalStorage(tmp_path)
+    save(storage, "a.ckpt", b"x")
+    (tmp_path / "best.ckpt").mkdir()
+    with pytest.raises(SaveError, match=r"best\.ckpt") as caught:
+        storage.link("a.ckpt", "best.ckpt")
+    assert caught.value.errno == errno.EISDIR
+    assert sorted(os.listdir(tmp_path)) == ["a.ckpt", "best.ckpt"]
+
+
+def test_a_symbolic_link_at_the_second_name_is_replaced_not_followed(tmp_path):
+    """Neither one that leads elsewhere nor one that leads to the file itself."""
+    storage = LocalStorage(tmp_path)
+    save(storage, "a.ckpt", b"x")
+    save(storage, "victim", b"precious")
+    for target in ("victim", "a.ckpt"):
+        (tmp_path / "best.ckpt").unlink(missing_ok=True)
+        (tmp_path / "best.ckpt").symlink_to(target)
+        storage.link("a.ckpt", "best.ckpt")
+        assert not (tmp_path / "best.ckpt").is_symlink()
+        assert (tmp_path / "best.ckpt").read_bytes() == b"x"
+    assert (tmp_path / "victim").read_bytes() == b"precious"
+
+
 @pytest.mark.parametrize("kind", ["folder", "pipe", "device"])
 def test_only_regular_files_are_opened(tmp_path, kind):
     """A pipe is refused at once instead of waited for."""

@@ -339,3 +339,25 @@ def test_without_locks_an_unfinished_file_is_swept_after_a_day(without_locks, st
         assert storage.sweep(lambda name: True) == [old.name]
         file.commit()
     assert names(tmp_path) == sorted([".a.lock", young.name, "a.ckpt"])
+
+
+LINK = """
+    file = storage.create("a-1_5.ckpt", 4)
+    file.write(b"full")
+    file.commit()
+    os.replace = lambda *_: (print(True), sys.stdin.read())
+    storage.link("a-1_5.ckpt", "a-best.ckpt")
+"""
+
+
+def test_a_second_name_that_a_killed_process_left_unfinished_is_swept(start, tmp_path):
+    """The file keeps its first name and its content."""
+    linker = start(LINK)
+    assert said(linker) == "True"
+    kill(linker)
+    assert len(names(tmp_path)) == 2
+    storage = LocalStorage(tmp_path)
+    assert storage.sweep(lambda name: name == "a-1_5.ckpt") == []
+    assert len(storage.sweep(lambda name: name == "a-best.ckpt")) == 1
+    assert names(tmp_path) == ["a-1_5.ckpt"]
+    assert (tmp_path / "a-1_5.ckpt").read_bytes() == b"full"

@@ -89,6 +89,48 @@ def test_removing_what_is_gone_is_no_error(storage):
     assert storage.list() == []
 
 
+def test_a_second_name_is_the_same_file_until_one_of_them_changes(storage):
+    """Both read alike; replacing or removing one leaves the other as it is."""
+    write(storage, "a.ckpt", b"good")
+    storage.link("a.ckpt", "best.ckpt")
+    assert (read(storage, "best.ckpt"), names(storage)) == (b"good", ["a.ckpt", "best.ckpt"])
+    write(storage, "a.ckpt", b"replaced")
+    assert read(storage, "best.ckpt") == b"good"
+    storage.link("a.ckpt", "best.ckpt")
+    storage.remove("a.ckpt")
+    assert (read(storage, "best.ckpt"), names(storage)) == (b"replaced", ["best.ckpt"])
+
+
+def test_a_second_name_is_replaced_and_readers_of_it_are_not_disturbed(storage):
+    """What had the name stays as it is for who has it open."""
+    for name in ("a.ckpt", "b.ckpt", "best.ckpt"):
+        write(storage, name, name.encode())
+    with storage.open("best.ckpt") as file:
+        storage.link("a.ckpt", "best.ckpt")
+        storage.link("b.ckpt", "best.ckpt")
+        assert file.read(0, file.nbytes) == b"best.ckpt"
+    assert [read(storage, name) for name in names(storage)] == [b"a.ckpt", b"b.ckpt", b"b.ckpt"]
+
+
+@pytest.mark.parametrize("name", ["best.ckpt", "a.ckpt"])
+def test_a_name_that_is_there_already_is_done(storage, name):
+    """Again and again, and onto itself; nothing is left behind."""
+    write(storage, "a.ckpt", b"x")
+    for _ in range(3):
+        storage.link("a.ckpt", name)
+    assert names(storage) == sorted({"a.ckpt", name})
+    assert read(storage, name) == b"x"
+
+
+def test_nothing_is_no_file_to_name(storage):
+    """And what had the name is untouched."""
+    write(storage, "best.ckpt", b"x")
+    for source in ("a.ckpt", ".hidden"):
+        with pytest.raises(CheckpointNotFoundError, match=source):
+            storage.link(source, "best.ckpt")
+    assert (names(storage), read(storage, "best.ckpt")) == (["best.ckpt"], b"x")
+
+
 def test_reading_past_the_end_is_damage(storage):
     """A reader that was promised bytes gets them or an error."""
     write(storage, "a.ckpt", b"abc")
@@ -99,7 +141,10 @@ def test_reading_past_the_end_is_damage(storage):
 @pytest.mark.parametrize("name", ["", ".", "..", "../a", "a/b", "/etc/passwd", "a\\b", "a\0b"])
 def test_a_name_that_leaves_the_folder_is_refused(storage, name):
     """Every verb takes plain names only."""
-    for verb in (storage.open, storage.remove, storage.lock, lambda name: storage.create(name, 0)):
+    write(storage, "a.ckpt", b"x")
+    verbs = [storage.open, storage.remove, storage.lock, lambda name: storage.create(name, 0)]
+    verbs += [lambda name: storage.link(name, "b.ckpt"), lambda name: storage.link("a.ckpt", name)]
+    for verb in verbs:
         with pytest.raises(SettingError, match="plain name"):
             verb(name)
 

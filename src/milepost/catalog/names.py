@@ -2,6 +2,8 @@
 
     checkpoint  <prefix>[_<run>]-<epoch>_<step>[_<suffix>].ckpt    resnet50_3-2_32.ckpt
     graph       <prefix>[_<run>]-graph.meta                        resnet50_3-graph.meta
+    best        <prefix>[_<run>]-best.ckpt                         resnet50_3-best.ckpt
+    metrics     <prefix>[_<run>]-metrics.json                      resnet50_3-metrics.json
 
 The first run has no number, the second is ``_2``, as in MindSpore's tutorial "Saving and Loading Model Parameters".
 Numbers are ASCII digits without leading zeros, so that two texts never mean one name.
@@ -25,6 +27,8 @@ MAX_PREFIX_NBYTES = 128
 _FORBIDDEN = frozenset('/\\:*?"<>|')
 
 _GRAPH = "-graph.meta"
+_BEST = "-best.ckpt"
+_METRICS = "-metrics.json"
 _NUMBER = "0|[1-9][0-9]{0,17}"
 _AFTER_PREFIX = re.compile(
     "(?:_(?P<run>[2-9]|[1-9][0-9]{1,17}))?"
@@ -96,6 +100,29 @@ def graph_name(prefix: str, run: int) -> str:
     return f"{stem(prefix, run)}{_GRAPH}"
 
 
+def best_name(prefix: str, run: int) -> str:
+    """Return the other name of the run's best checkpoint.
+
+    >>> best_name("resnet50", 3)
+    'resnet50_3-best.ckpt'
+    """
+    return f"{stem(prefix, run)}{_BEST}"
+
+
+def metrics_name(prefix: str, run: int) -> str:
+    """Return the name of the file that holds what was measured in the run.
+
+    >>> metrics_name("resnet50", 3)
+    'resnet50_3-metrics.json'
+    """
+    return f"{stem(prefix, run)}{_METRICS}"
+
+
+def beside(prefix: str, run: int) -> set[str]:
+    """Return the names of all files that a run has beside its checkpoints."""
+    return {graph_name(prefix, run), best_name(prefix, run), metrics_name(prefix, run)}
+
+
 def parse(text: str, prefix: str) -> CheckpointName | None:
     """Return the parts of the file name `text`, or None if no checkpoint with this prefix can be called so.
 
@@ -116,13 +143,15 @@ def parse(text: str, prefix: str) -> CheckpointName | None:
 
 
 def is_of(text: str, prefix: str) -> bool:
-    """Whether a run with this prefix can have a checkpoint or a graph called `text`.
+    """Whether a run with this prefix can have a checkpoint or another file called `text`.
 
-    >>> [is_of(text, "a") for text in ("a-1_5.ckpt", "a_2-graph.meta", "a-b-graph.meta")]
-    [True, True, False]
+    >>> [is_of(text, "a") for text in ("a-1_5.ckpt", "a_2-graph.meta", "a-best.ckpt", "a-b-graph.meta")]
+    [True, True, True, False]
     """
-    # A graph is named as the checkpoints of its run are, but for the end.
-    return parse(f"{text.removesuffix(_GRAPH)}-0_0.ckpt" if text.endswith(_GRAPH) else text, prefix) is not None
+    # The other files are named as the checkpoints of their run are, but for the end.
+    endings = [ending for ending in (_GRAPH, _BEST, _METRICS) if text.endswith(ending)]
+    candidates = [text, *(f"{text.removesuffix(ending)}-0_0.ckpt" for ending in endings)]
+    return any(parse(candidate, prefix) is not None for candidate in candidates)
 
 
 def check_prefix(prefix: object) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from milepost.catalog.names import CheckpointName, graph_name, is_of, parse, stem
+from milepost.catalog.names import CheckpointName, beside, is_of, parse, stem
 from milepost.errors import CheckpointNotFoundError, DamagedCheckpointError, MilepostError, RunInUseError
 from milepost.format.ckpt import read_metadata
 from milepost.storage.base import Lock, Stat, Storage
@@ -100,7 +100,7 @@ def next_run(storage: Storage, prefix: str, at_least: int = 1) -> int:
     named = {file.name.run for file in files}
     texts = {stat.name for stat in storage.list()}
     run = max(at_least, max(_runs(files), default=0) + 1)
-    while run in named or graph_name(prefix, run) in texts:
+    while run in named or beside(prefix, run) & texts:
         run += 1
     return run
 

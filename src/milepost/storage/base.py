@@ -91,6 +91,17 @@ class Storage(Protocol):
     def create(self, name: str, nbytes: int) -> NewFile:
         """Begin a file of `nbytes` bytes that will be called `name`; raise `SaveError` where it cannot be."""
 
+    def link(self, source: str, name: str) -> None:
+        """Give the committed file `source` a second name, durable and in one step, replacing what had that name.
+
+        From then on each name is its own: replacing or removing one leaves the other as it is. Where the place has no
+        second names, the content is copied.
+
+        Raises:
+            CheckpointNotFoundError: There is no `source`.
+            SaveError: The place refuses; what had the name is untouched.
+        """
+
     def remove(self, name: str) -> None:
         """Remove a committed file; one that is gone already is no error."""
 

@@ -15,6 +15,7 @@ import re
 import secrets
 import stat
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import NoReturn
@@ -28,6 +29,7 @@ TEMPORARY_SUFFIX = ".tmp"
 LOCK_SUFFIX = ".lock"
 
 _ATTEMPTS = 10
+_COPY_NBYTES = 4 * 2**20
 _TEMPORARY = re.compile(rf"\.(?P<name>.+)\.[0-9]+-[0-9a-f]+{re.escape(TEMPORARY_SUFFIX)}", re.DOTALL)
 
 _REMEDIES = {
@@ -126,6 +128,44 @@ class LocalStorage:
             raise
         except OSError as error:
             raise save_error(where, error) from error
+
+    def link(self, source: str, name: str) -> None:
+        """Make a hard link under a temporary name, then rename it, then fsync the folder; or else a copy."""
+        old, new = (self.where(check_name(self.where(), each)) for each in (source, name))
+        try:
+            # A rename between two names of one file does nothing, and would leave the temporary one behind.
+            if _is_same_file(old, new) or self._is_linked(old, name):
+                _sync_folder(self.directory)
+                return
+        except OSError as error:
+            raise save_error(new, error) from error
+        self._copy(source, name)
+
+    def _is_linked(self, old: str, name: str) -> bool:
+        """Whether it could be done with a hard link, which many file systems do not have, or not for every file."""
+        for _ in range(_ATTEMPTS):
+            temporary = _temporary(self.directory, name)
+            try:
+                os.link(old, temporary)
+            except OSError:  # whatever it is, a copy will succeed, or say what is wrong
+                return False
+            try:
+                os.replace(temporary, self.directory / name)
+            except FileNotFoundError:
+                # Nothing but a lock could have told another process, at just this moment, not to sweep it away; and a
+                # lock would be the source's too, and be lost as soon as anybody here closed that.
+                continue
+            finally:
+                with suppress(OSError):
+                    os.unlink(temporary)
+            return True
+        return False
+
+    def _copy(self, source: str, name: str) -> None:
+        with self.open(source) as old, self.create(name, old.nbytes) as new:
+            for offset in range(0, old.nbytes, _COPY_NBYTES):
+                new.write(old.read(offset, min(_COPY_NBYTES, old.nbytes - offset)))
+            new.commit()
 
     def remove(self, name: str) -> None:
         """Remove a file; one that is gone already is no error, a refusal is a `SaveError`."""
@@ -238,8 +278,7 @@ class NewLocalFile:
     def __init__(self, directory: Path, name: str) -> None:
         self._path = directory / name
         for _ in range(_ATTEMPTS):
-            # The owner is for people to read; the random token lets no two writers share a name.
-            self._temporary = directory / f".{name}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}"
+            self._temporary = _temporary(directory, name)
             file = locks.create(self._temporary)
             if file is not None:
                 self._file = file
@@ -281,6 +320,18 @@ class NewLocalFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.discard()
+
+
+def _temporary(directory: Path, name: str) -> Path:
+    # The owner is for people to read; the random token lets no two writers share a name.
+    return directory / f".{name}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}"
+
+
+def _is_same_file(first: str, second: str) -> bool:
+    try:
+        return os.path.samestat(os.lstat(first), os.lstat(second))
+    except FileNotFoundError:
+        return False
 
 
 def _check_room(directory: Path, where: str, nbytes: int) -> None:

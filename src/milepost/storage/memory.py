@@ -16,8 +16,8 @@ class MemoryStorage:
     """Files in a dict.
 
     Args:
-        fault: Called with a verb (``create``, ``write``, ``commit``, ``remove``) and a name before it is done; an
-            `OSError` that it raises stands for the system's refusal.
+        fault: Called with a verb (``create``, ``write``, ``commit``, ``link``, ``remove``) and a name before it is
+            done; an `OSError` that it raises stands for the system's refusal.
     """
 
     def __init__(self, fault: Callable[[str, str], None] | None = None) -> None:
@@ -47,6 +47,13 @@ class MemoryStorage:
         check_name(self.where(), name)
         self.meet_fault("create", name)
         return NewMemoryFile(self, name)
+
+    def link(self, source: str, name: str) -> None:
+        """Put a file under a second name."""
+        check_name(self.where(), name)
+        self.open(source)
+        self.meet_fault("link", name)
+        self._files[name] = self._files[source]
 
     def remove(self, name: str) -> None:
         """Remove a file."""
