@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from milepost import load_checkpoint, load_param_into_net, save_checkpoint
+from milepost.checkpoint import prepare, store
 from milepost.engine.writer import write
 from milepost.errors import (
     CheckpointNotFoundError,
@@ -32,6 +33,8 @@ from milepost.format.ckpt import plan
 from milepost.format.spec import Array, ArraySpec
 from milepost.manager import CheckpointManager
 from milepost.moment import Moment
+from milepost.state import modules, optimizers
+from milepost.state.snapshot import Snapshot
 from milepost.storage.local import LocalStorage
 
 DTYPES = [
@@ -367,6 +370,91 @@ def test_what_was_loaded_is_saved_as_what_it_was(trained, tmp_path):
     fresh = torch.optim.Adam(net.parameters())
     load_param_into_net(fresh, copied, strict_load=True)
     assert torch.equal(fresh.state[net["fc"].weight]["exp_avg"], optimizer.state[net["fc"].weight]["exp_avg"])
+
+
+@pytest.fixture
+def averaged(path):
+    """A checkpoint of a network and, as the part `ema`, its average whose weights are all 3: path, network, average."""
+    net = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1))
+    ema = torch.optim.swa_utils.AveragedModel(net)
+    nn.init.constant_(ema.module[0].weight, 3.0)
+    snapshot = Snapshot()
+    modules.take(net, snapshot)
+    modules.take(ema, snapshot, "ema.")
+    store(LocalStorage(path.parent), path.name, snapshot, {})
+    return path, net, ema
+
+
+def test_a_part_loads_as_if_it_were_the_network(averaged):
+    """Averaged weights go into the plain network; what only the average has is told."""
+    path, net, _ = averaged
+    parameters = load_checkpoint(path, net=net, part="ema")
+    assert net[0].weight.unique().tolist() == [3.0]
+    assert parameters.report.unexpected == ("n_averaged",)
+    assert list(parameters)[:2] == ["n_averaged", "module.0.weight"]
+    assert "n_averaged" not in load_checkpoint(path)
+
+
+def test_a_part_loads_into_the_module_that_it_was_saved_from(averaged):
+    """Strictly, as the resume does; a copy of the file still has it."""
+    path, net, ema = averaged
+    save_checkpoint(load_checkpoint(path), path)
+    fresh = torch.optim.swa_utils.AveragedModel(net)
+    prepare(fresh, load_checkpoint(path), strict=True, part="ema").apply()
+    assert all(torch.equal(value, ema.state_dict()[name]) for name, value in fresh.state_dict().items())
+    assert save_checkpoint(load_checkpoint(path, part="ema"), path) == path
+    assert load_checkpoint(path, net=fresh, strict_load=True).report.renamed == ()
+
+
+def test_a_part_has_its_own_tied_tensors_and_extra_state(path):
+    """Aliases and `get_extra_state` work in a part as in the network."""
+
+    class Part(nn.Module):
+        def __init__(self, note):
+            super().__init__()
+            self.a = self.b = nn.Linear(2, 2)
+            self.note = note
+
+        def get_extra_state(self):
+            return {"note": self.note}
+
+        def set_extra_state(self, state):
+            self.note = state["note"]
+
+    snapshot = Snapshot()
+    modules.take(nn.Linear(1, 1), snapshot)
+    modules.take(Part(torch.ones(2)), snapshot, "more.")
+    store(LocalStorage(path.parent), path.name, snapshot, {})
+    save_checkpoint(load_checkpoint(path), path)
+    target = Part(None)
+    parameters = load_checkpoint(path, net=target, part="more", strict_load=True)
+    assert target.note.tolist() == [1.0, 1.0]
+    assert parameters["a.weight"] is parameters["b.weight"]
+
+
+@pytest.mark.parametrize("has_parts", [True, False])
+def test_an_unknown_part_is_told_with_those_that_are_there(averaged, has_parts):
+    """A typing error is answered by the list."""
+    path, net, _ = averaged
+    if not has_parts:
+        save_checkpoint(net, path)
+    with pytest.raises(NothingLoadedError, match="the parts ema;" if has_parts else "no further parts"):
+        load_checkpoint(path, part="eva")
+    with pytest.raises(NothingLoadedError, match="a part 'second'"):
+        prepare(torch.optim.SGD(net.parameters()), load_checkpoint(path), strict=True, part="second")
+
+
+def test_of_several_optimizers_the_part_says_which(path):
+    """Each has its key in the state."""
+    nets = {"optimizer": nn.Linear(2, 1), "second": nn.Linear(2, 1)}
+    snapshot = Snapshot()
+    for rate, (key, net) in enumerate(nets.items(), start=1):
+        optimizers.take(torch.optim.SGD(net.named_parameters(), lr=rate), {}, snapshot, key)
+    store(LocalStorage(path.parent), path.name, snapshot, {})
+    for part, rate in {"": 1, "optimizer": 1, "second": 2}.items():
+        target = torch.optim.SGD(nets["second"].named_parameters(), lr=9)
+        prepare(target, load_checkpoint(path), strict=True, part=part).apply()
+        assert target.param_groups[0]["lr"] == rate
 
 
 def test_where_warnings_are_errors_an_incomplete_load_changes_nothing():

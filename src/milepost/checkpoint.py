@@ -24,7 +24,7 @@ from milepost.errors import (
     UnsupportedStateError,
 )
 from milepost.format.ckpt import plan
-from milepost.parameters import Parameters, sound
+from milepost.parameters import Parameters, no_part, sound
 from milepost.state import modules, optimizers
 from milepost.state.names import has_prefix
 from milepost.state.report import LoadReport, Prepared, fold
@@ -97,6 +97,8 @@ def load_checkpoint(
     strict_load: bool = False,
     filter_prefix: str | Iterable[str] | None = None,
     specify_prefix: str | Iterable[str] | None = None,
+    *,
+    part: str = "",
 ) -> Parameters:
     """Open a checkpoint of Milepost or MindSpore and, if a network is given, load it.
 
@@ -106,6 +108,7 @@ def load_checkpoint(
         strict_load: Whether every name of network and checkpoint must fit, without conversion of dtypes.
         filter_prefix: Names to leave out: these and everything below them (``conv1`` is not above ``conv10``).
         specify_prefix: Names to keep: only these and everything below them.
+        part: Of a checkpoint with several modules, the name of the one that is meant; by default the network.
 
     Returns:
         The parameters by name; with a network, their `report` says what was loaded.
@@ -114,6 +117,7 @@ def load_checkpoint(
         CheckpointNotFoundError: No such file.
         NotACheckpointError: The file is something else.
         DamagedCheckpointError: The file's bytes are not what was saved.
+        NothingLoadedError: There is no such part.
         LoadError: The checkpoint does not fit the network (as `load_param_into_net`).
 
     Example:
@@ -125,7 +129,11 @@ def load_checkpoint(
     """
     path = _path(ckpt_file_name)
     kept, dropped = _prefixes("specify_prefix", specify_prefix), _prefixes("filter_prefix", filter_prefix)
+    if not isinstance(part, str):
+        raise SettingTypeError("part", found=repr(part), expected="a name", remedy="Leave it out for the network.")
     parameters = open_checkpoint(LocalStorage(path.parent), path.name)
+    if part:
+        parameters = parameters.part(part)
     _select(parameters, kept, dropped)
     if net is not None:
         parameters.report = _load(net, parameters, strict=strict_load)
@@ -184,6 +192,7 @@ def prepare(
     *,
     strict: bool,
     names: Mapping[int, str] = MappingProxyType({}),
+    part: str = "",
 ) -> Prepared:
     """Read and check a load, as `load_param_into_net`; the target changes when the result is applied.
 
@@ -192,6 +201,7 @@ def prepare(
         parameters: What to load.
         strict: Whether everything must fit.
         names: For an optimizer, the network's parameter names by identity.
+        part: For a module, which of those stored beside the network is meant; for an optimizer, its key.
     """
     if not isinstance(target, nn.Module | Optimizer):
         raise SettingTypeError(
@@ -209,12 +219,31 @@ def prepare(
         )
     # A tensor made in inference mode could not be trained.
     with torch.inference_mode(False), torch.no_grad():
-        if isinstance(parameters, Parameters):
-            return _prepare_checkpoint(target, parameters, strict=strict, names=names)
         if isinstance(target, Optimizer):
-            return optimizers.prepare(target, None, _no_tensor, names=names, strict=strict, where="parameter_dict")
+            return _prepare_optimizer(target, parameters, strict=strict, names=names, part=part)
+        return _prepare_module(target, parameters, strict=strict, part=part)
+
+
+def _prepare_optimizer(
+    optimizer: Optimizer, parameters: Mapping[str, Any], *, strict: bool, names: Mapping[int, str], part: str
+) -> Prepared:
+    if not isinstance(parameters, Parameters):
+        return optimizers.prepare(optimizer, None, _no_tensor, names=names, strict=strict, where="parameter_dict")
+    with sound(parameters.where):
+        if part and part not in parameters.optimizer_keys():
+            raise no_part(parameters.where, part, parameters.optimizer_keys())
+        saved = parameters.metadata.get("state", {}).get(part or optimizers.OPTIMIZER)
+        return optimizers.prepare(
+            optimizer, saved, parameters.referred(), names=names, strict=strict, where=parameters.where
+        )
+
+
+def _prepare_module(module: nn.Module, parameters: Mapping[str, Any], *, strict: bool, part: str) -> Prepared:
+    if not isinstance(parameters, Parameters):
+        if part:
+            raise no_part("parameter_dict", part, [])
         return modules.prepare(
-            target,
+            module,
             parameters,
             lambda name: _as_value(name, parameters[name]),
             extra={},
@@ -222,43 +251,16 @@ def prepare(
             strict=strict,
             where="parameter_dict",
         )
-
-
-def _prepare_checkpoint(
-    target: nn.Module | Optimizer, parameters: Parameters, *, strict: bool, names: Mapping[int, str]
-) -> Prepared:
-    with sound(parameters.where):
-        state = parameters.metadata.get("state", {})
-        if isinstance(target, Optimizer):
-            saved = state.get(optimizers.OPTIMIZER)
-            return optimizers.prepare(
-                target, saved, parameters.referred(), names=names, strict=strict, where=parameters.where
-            )
-        return modules.prepare(
-            target,
-            [name for name in parameters if parameters.kind(name) in NETWORK_KINDS],
-            lambda name: _as_value(name, parameters.peek(name)),
-            extra=state.get(modules.EXTRA, {}),
-            fetch_extra=parameters.referred(),
-            strict=strict,
-            where=parameters.where,
-        )
-
-
-def prepare_beside(module: nn.Module, parameters: Parameters, prefix: str) -> Prepared:
-    """Read and check, strictly, what `modules.take` stored for a module beside the network."""
-    with sound(parameters.where), torch.inference_mode(False), torch.no_grad():
-        extra = parameters.metadata.get("state", {}).get(modules.EXTRA + prefix, {})
-        inside = tuple(f"{prefix}{name}" for name in extra)  # tensors in what get_extra_state returned
-        names = [name for name in parameters.names_of(modules.EXTRA) if name.startswith(prefix)]
+    source = parameters.part(part) if part else parameters
+    with sound(source.where):
         return modules.prepare(
             module,
-            [name.removeprefix(prefix) for name in names if not name.startswith(inside)],
-            lambda name: parameters.fetch(prefix + name),
-            extra=extra,
-            fetch_extra=parameters.referred(),
-            strict=True,
-            where=parameters.where,
+            [name for name in source if source.kind(name) in NETWORK_KINDS],
+            lambda name: _as_value(name, source.peek(name)),
+            extra=source.metadata.get("state", {}).get(modules.EXTRA, {}),
+            fetch_extra=source.referred(),
+            strict=strict,
+            where=source.where,
         )
 
 
@@ -337,12 +339,16 @@ def _keep_parameters(snapshot: Snapshot, parameters: Parameters) -> dict[str, An
         else:
             first_names[id(value)] = name
             _keep(snapshot, name, parameters.kind(name), value)
-    is_kept = (optimizers.OPTIMIZER, modules.EXTRA)
     with sound(parameters.where):
         state = parameters.metadata.get("state", {})
-        snapshot.state.update({key: value for key, value in state.items() if key.startswith(is_kept) and value})
-    for name in parameters.names_of(modules.EXTRA):
-        snapshot.keep(name, modules.EXTRA, parameters.fetch_tensor(name))
+        snapshot.state.update(
+            {key: value for key, value in state.items() if value is not None and not key.startswith("random")}
+        )
+    for name, key in parameters.beside.items():
+        if name == key:
+            snapshot.keep(name, modules.EXTRA, parameters.fetch_tensor(name))
+        else:
+            snapshot.alias(name, key)
     return {key: value for key, value in parameters.metadata.items() if key not in ("writer", "state")}
 
 

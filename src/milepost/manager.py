@@ -23,7 +23,7 @@ from torch.optim import Optimizer
 from milepost.catalog import records
 from milepost.catalog.names import BREAKPOINT, CheckpointName, check_prefix, graph_name, parse
 from milepost.catalog.records import Record
-from milepost.checkpoint import open_checkpoint, prepare, prepare_beside, store
+from milepost.checkpoint import open_checkpoint, prepare, store
 from milepost.config import CheckpointConfig
 from milepost.errors import (
     CheckpointNotFoundError,
@@ -289,7 +289,7 @@ class CheckpointManager:
         resumed = Resumed(parameters)
         resumed.check_epoch(steps_per_epoch)
         loads = [prepare(self._net, parameters, strict=True)]
-        loads += [prepare_beside(module, parameters, prefix) for prefix, module in self._beside.items()]
+        loads += [prepare(module, parameters, strict=True, part=prefix[:-1]) for prefix, module in self._beside.items()]
         if self._optimizer is not None:
             loads.append(prepare(self._optimizer, parameters, strict=True, names=self._parameter_names()))
         run, claim, own = self._claim_for(None if newest is None else parse(newest, self._prefix))

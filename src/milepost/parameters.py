@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import torch
 
 from milepost.engine.reader import Reader
-from milepost.errors import DamagedCheckpointError, MilepostError
+from milepost.errors import DamagedCheckpointError, MilepostError, NothingLoadedError
 from milepost.format.ckpt import decode_text
 from milepost.state import modules, optimizers
 from milepost.state.report import LoadReport, fold
@@ -31,15 +31,17 @@ class Parameters(MutableMapping[str, "torch.Tensor | str"]):
         metadata: What was stored beside the tensors: ``epoch``, ``step`` (within the epoch), ``global_step``,
             ``metrics``, ... (empty for files that store nothing).
         report: What loading did, if `load_checkpoint` was given a network; else None.
+        beside: What is in the file beside the names, by the name in it of the entry that holds the content.
     """
 
     def __init__(self, reader: Reader) -> None:
         index = reader.index
         self._reader = reader
-        hidden = [name for name, entry in index.entries.items() if entry.kind in ("random", modules.EXTRA)]
         # Tied names share one key, and so one tensor, as they did when they were saved.
-        self._keys = {name: index.aliases.get(name, name) for name in [*index.entries, *index.aliases]}
-        self._keys = {name: key for name, key in self._keys.items() if key not in hidden}
+        keys = {name: index.aliases.get(name, name) for name in [*index.entries, *index.aliases]}
+        self.beside = {name: key for name, key in keys.items() if index.entries[key].kind == modules.EXTRA}
+        hidden = {name for name, key in keys.items() if index.entries[key].kind == "random"} | set(self.beside)
+        self._keys = {name: key for name, key in keys.items() if name not in hidden}
         self._values: dict[str, torch.Tensor | str] = {}
         self.where = reader.where
         self.metadata: dict[str, Any] = dict(index.metadata)
@@ -48,7 +50,31 @@ class Parameters(MutableMapping[str, "torch.Tensor | str"]):
     def kind(self, name: str) -> str:
         """What `name` is to the training: one of `milepost.format.spec.KINDS`."""
         entry = self._reader.index.entries.get(self._keys[name])
-        return "appended" if entry is None else entry.kind
+        if entry is None:
+            return "appended"
+        return "unknown" if entry.kind == modules.EXTRA else entry.kind  # seen only by `part`
+
+    def part(self, part: str) -> Parameters:
+        """The module that was stored beside the network under this name, as if it were the network.
+
+        Raises:
+            NothingLoadedError: There is none.
+        """
+        with sound(self.where):
+            state = self.metadata.get("state", {})
+            prefix = f"{part}."
+            if modules.EXTRA + prefix not in state:
+                beside = [key.removeprefix(modules.EXTRA)[:-1] for key in state if key.startswith(modules.EXTRA)]
+                raise no_part(self.where, part, [name for name in beside if name])
+            extra = state[modules.EXTRA + prefix]
+            inside = tuple(prefix + name for name in extra)  # tensors in what get_extra_state returned
+            names = [name for name in self.beside if name.startswith(prefix)]
+        twin = copy.copy(self)
+        twin.metadata["state"] = {modules.EXTRA: extra}
+        twin._keys = {name.removeprefix(prefix): self.beside[name] for name in names if not name.startswith(inside)}
+        twin.beside = {name: self.beside[name] for name in names if name.startswith(inside)}
+        twin._values = {}
+        return twin
 
     def fetch(self, name: str) -> torch.Tensor | str:
         """Read an entry of the file anew, whether it is among the names or not."""
@@ -103,20 +129,23 @@ class Parameters(MutableMapping[str, "torch.Tensor | str"]):
         """Remove the names that are not kept; also from the optimizer's state, by its parameters' names."""
         with sound(self.where):
             state = dict(self.metadata.get("state", {}))
-            extra = {name: value for name, value in state.get(modules.EXTRA, {}).items() if is_kept(name)}
-            saved = state.get(optimizers.OPTIMIZER)
-            own = f"{optimizers.OPTIMIZER}."
-            if saved is not None:
-                saved = optimizers.select(saved, lambda name: is_kept(name) and is_kept(own + name))
-            self.metadata["state"] = state | {modules.EXTRA: extra, optimizers.OPTIMIZER: saved}
-        for name in list(self):
-            is_state = self.kind(name) == "optimizer"
-            if not is_kept(name) or (is_state and not is_kept(name.removeprefix(own))):
-                del self[name]
+            extra = state.get(modules.EXTRA, {})
+            state[modules.EXTRA] = {name: value for name, value in extra.items() if is_kept(name)}
+            for key in self.optimizer_keys():
+                state[key] = optimizers.select(state[key], _both(is_kept, f"{key}."))
+                for name in [name for name in self if self.kind(name) == "optimizer" and name.startswith(f"{key}.")]:
+                    if not is_kept(name.removeprefix(f"{key}.")):
+                        del self[name]
+            self.metadata["state"] = state
+        for name in [name for name in self if not is_kept(name)]:
+            del self[name]
 
-    def names_of(self, kind: str) -> list[str]:
-        """The names of all entries of a kind, also of one that is not among the names."""
-        return [name for name, entry in self._reader.index.entries.items() if entry.kind == kind]
+    def optimizer_keys(self) -> list[str]:
+        """The keys of the optimizers whose state is there."""
+        state = self.metadata.get("state", {})
+        others = [key for key, value in state.items() if isinstance(value, dict) and "groups" in value]
+        only = [] if state.get(optimizers.OPTIMIZER) is None else [optimizers.OPTIMIZER]
+        return list(dict.fromkeys(only + others))
 
     def close(self) -> None:
         """Close the file; tensors that were read stay."""
@@ -132,8 +161,8 @@ class Parameters(MutableMapping[str, "torch.Tensor | str"]):
 
     def peek(self, name: str) -> torch.Tensor | str:
         """As ``self[name]``, but what has to be read is not kept: loading a network needs no second copy that stays."""
-        value = self._values.get(self._keys[name])
-        return self.fetch(name) if value is None else value
+        value = self._values.get(key := self._keys[name])
+        return self.fetch(key) if value is None else value
 
     def __getitem__(self, name: str) -> torch.Tensor | str:
         key = self._keys[name]
@@ -172,6 +201,20 @@ class Parameters(MutableMapping[str, "torch.Tensor | str"]):
 
     def __str__(self) -> str:
         return "\n".join([repr(self), *(f"  {line}" for line in fold(self))])
+
+
+def no_part(where: str, part: str, parts: list[str]) -> NothingLoadedError:
+    """The error for a part that is not there, with those that are."""
+    return NothingLoadedError(
+        where,
+        found=f"the parts {', '.join(parts)}" if parts else "no further parts",
+        expected=f"a part {part!r}",
+        remedy="Give the name that it was saved under.",
+    )
+
+
+def _both(is_kept: Callable[[str], bool], prefix: str) -> Callable[[str], bool]:
+    return lambda name: is_kept(name) and is_kept(prefix + name)
 
 
 @contextmanager

@@ -33,6 +33,8 @@ def take(module: nn.Module, snapshot: Snapshot, prefix: str = "") -> None:
         snapshot: Where to.
         prefix: What the names begin with, for a module beside the network; its entries are of the kind `EXTRA`.
     """
+    if prefix:
+        snapshot.state[EXTRA + prefix] = {}  # even if nothing comes into it, it says that this part is there
     parameters = {name for name, _ in module.named_parameters(remove_duplicate=False)}
     first_names: dict[int, str] = {}
     for name, value in module.state_dict(keep_vars=True).items():
