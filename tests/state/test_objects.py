@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import nn
 from torch.optim import lr_scheduler
+from torch.utils.data import IterableDataset
+from torchdata.stateful_dataloader import StatefulDataLoader
 
 from milepost.checkpoint import open_checkpoint, store
 from milepost.errors import LoadError, NothingLoadedError, SettingTypeError, UnsupportedStateError
@@ -125,3 +127,51 @@ def test_what_cannot_be_stored_is_refused_with_its_path():
     """At the save, by the path inside the object's state."""
     with pytest.raises(UnsupportedStateError, match=r"^mine\.table\.0\.f: found a builtins\.function"):
         through_a_file(mine=Holder({"table": [{"f": step_lr}]}))
+
+
+class Squares(IterableDataset):
+    """A stream that knows where it stands, with a set in its state."""
+
+    def __init__(self):
+        self.next, self.seen = 0, set()
+
+    def __iter__(self):
+        while self.next < 20:
+            self.next += 1
+            self.seen.add(self.next)
+            yield self.next**2
+        self.next = 0
+
+    def state_dict(self):
+        return {"next": self.next, "seen": set(self.seen)}
+
+    def load_state_dict(self, state):
+        assert state["seen"] == set(range(1, state["next"] + 1))
+        vars(self).update(state)
+
+
+LOADERS = {
+    "in order": lambda: StatefulDataLoader(range(20), batch_size=3),
+    "shuffled": lambda: StatefulDataLoader(range(20), batch_size=3, shuffle=True),
+    "own generator": lambda: StatefulDataLoader(range(20), batch_size=3, shuffle=True, generator=torch.Generator()),
+    "stream": lambda: StatefulDataLoader(Squares(), batch_size=3),
+    "stream, workers": lambda: StatefulDataLoader(Squares(), batch_size=3, num_workers=2),
+    "shuffled, workers": lambda: StatefulDataLoader(range(20), batch_size=3, shuffle=True, num_workers=2),
+}
+
+
+@pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning")  # torchdata 0.11 with torch 2.13
+@pytest.mark.parametrize("kind", LOADERS)
+def test_a_stateful_loader_goes_on_in_the_middle_of_an_epoch(kind):
+    """The batches that were left come, in their order, and none of those that were done."""
+    torch.manual_seed(1)
+    loader = LOADERS[kind]()
+    batches = iter(loader)
+    done = [next(batches).tolist() for _ in range(3)]
+    saved, fetch = through_a_file(loader=loader)
+    left = [batch.tolist() for batch in batches]
+    assert len(done + left) >= 7
+    torch.manual_seed(2)
+    fresh = LOADERS[kind]()
+    restore("loader", fresh, saved, fetch)
+    assert [batch.tolist() for batch in fresh] == left

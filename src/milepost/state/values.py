@@ -23,23 +23,9 @@ ENTRY, ARRAY, FLOAT, INT, BYTES, MAP, ORDERED = "$entry", "$array", "$float", "$
 SCALAR, DTYPE, DEVICE = "$scalar", "$dtype", "$device"
 _LISTS: dict[type, str] = {tuple: "$tuple", torch.Size: "$size", set: "$set", frozenset: "$frozenset"}
 _MAPS: dict[type, str] = {dict: MAP, Counter: "$counter"}
-_SCALARS: dict[type, str] = {
-    np.dtype(name).type: name
-    for name in [
-        "bool",
-        "int8",
-        "int16",
-        "int32",
-        "int64",
-        "uint8",
-        "uint16",
-        "uint32",
-        "uint64",
-        "float16",
-        "float32",
-        "float64",
-    ]
-}
+_NUMBERS: list[type] = [np.bool_, np.float16, np.float32, np.float64, np.int8, np.int16, np.int32, np.int64]
+_NUMBERS += [np.uint8, np.uint16, np.uint32, np.uint64]
+_SCALARS: dict[type, str] = {kind: np.dtype(kind).name for kind in _NUMBERS}
 _LIST_KINDS = {tag: kind for kind, tag in _LISTS.items()}
 _MAP_KINDS = {tag: kind for kind, tag in _MAPS.items()}
 _SCALAR_KINDS = {name: kind for kind, name in _SCALARS.items()}
