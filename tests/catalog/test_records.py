@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from milepost.catalog import ledger
+from milepost.catalog.ledger import Report
 from milepost.catalog.names import BREAKPOINT, CheckpointName, graph_name
 from milepost.catalog.records import Record, Unreadable, newest_first, next_run, records, runs
 from milepost.errors import DamagedCheckpointError, NotACheckpointError
@@ -75,6 +77,32 @@ def test_a_record_says_what_the_file_records(folder):
     name = folder.save("resnet50", 3, 2, 7)
     (stat,) = folder.storage.list()
     assert records(folder.storage, "resnet50", 3) == [Record(name, STARTED + 17, stat.nbytes, 17, {"loss": 1 / 17})]
+
+
+def test_what_was_measured_later_counts_for_the_checkpoint_of_its_step(folder):
+    """The ledger goes before the file, and of two reports the later; other steps and other runs are untouched."""
+    for run in (1, 2):
+        for step in (1, 2, 3):
+            folder.save("a", run, 1, step, metrics={"loss": 0.5})
+    folder.put_bytes("a-9_9.ckpt", MINDSPORE)
+    reports = [(2, {"loss": 0.4, "acc": 0.8}), (3, {"acc": 0.9}), (2, {"acc": 0.7}), (8, {"acc": 1.0})]
+    ledger.write(folder.storage, "a", 1, [Report(1, step, step, STARTED, metrics) for step, metrics in reports])
+    expected = [{}, {"loss": 0.5}, {"loss": 0.4, "acc": 0.7}, {"loss": 0.5, "acc": 0.9}]
+    assert [each.metrics for each in records(folder.storage, "a", 1)] == expected
+    found = list(newest_first(folder.storage, "a"))
+    assert [each.metrics for each in found] == [{"loss": 0.5}] * 3 + expected[::-1]
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"\xff", b'{"run":{"prefix":"a","ordinal":1},"reports":[1]}'])
+def test_a_damaged_ledger_keeps_nothing_from_being_found(folder, content):
+    """The checkpoints are listed as if there were none."""
+    folder.save("a", 1, 1, 1)
+    before = records(folder.storage, "a", 1)
+    folder.put_bytes("a-metrics.json", content)
+    told: list[Unreadable] = []
+    assert records(folder.storage, "a", 1, told.append) == before
+    assert newest(folder.storage, "a", told.append) == before[0]
+    assert told == []
 
 
 def test_a_diverged_metric_is_still_told(folder):
@@ -357,10 +385,10 @@ def test_only_files_whose_name_could_matter_are_opened(folder):
                 folder.save(prefix, run, 1, step)
     storage = Counting(folder.storage)
     records(storage, "a", 2)
-    assert sorted(storage.opened) == [f"a_2-1_{step}.ckpt" for step in (1, 2, 3)]
+    assert sorted(storage.opened) == [*(f"a_2-1_{step}.ckpt" for step in (1, 2, 3)), "a_2-metrics.json"]
     storage.opened.clear()
     newest(storage, "a")
-    assert sorted(storage.opened) == [f"a_2-1_{step}.ckpt" for step in (1, 2, 3)]
+    assert sorted(storage.opened) == [*(f"a_2-1_{step}.ckpt" for step in (1, 2, 3)), "a_2-metrics.json"]
     storage.opened.clear()
     runs(storage, "a")
     assert sorted(name[:3] for name in storage.opened) == ["a-1", "a_2"]

@@ -3,15 +3,19 @@
 A name can mean two things: ``a_2-1_5.ckpt`` is the second run of ``a``, or the first of ``a_2``. A file that records
 its run settles it; one that does not (MindSpore's never do) counts for whoever can have named it. A file that cannot
 be read is no record: nothing is resumed from it, and nothing may remove it.
+
+What was measured at a step counts for the step's checkpoint, also where that was saved before: the run's ledger says
+so, and goes before what the file says. A ledger that cannot be read says nothing here; `ledger.read` tells why.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from milepost.catalog import ledger
+from milepost.catalog.facts import are_metrics, is_count, is_number, is_object, metrics_of_json
 from milepost.catalog.names import CheckpointName, beside, is_of, parse, stem
 from milepost.errors import CheckpointNotFoundError, DamagedCheckpointError, MilepostError, RunInUseError
 from milepost.format.ckpt import read_metadata
@@ -27,7 +31,7 @@ class Record:
         created: When it was saved, in Unix seconds.
         nbytes: The file's size in bytes.
         global_step: Steps since the training began, or None in a file that does not say: no run of Milepost wrote it.
-        metrics: What was measured when it was saved, name to value.
+        metrics: What was measured at its step, name to value.
     """
 
     name: CheckpointName
@@ -67,7 +71,7 @@ def records(storage: Storage, prefix: str, run: int, on_unreadable: OnUnreadable
         run: The run's ordinal, from 1.
         on_unreadable: Is told of each file of this name that cannot be read.
     """
-    return _records((file for file in _files(storage, prefix) if file.name.run == run), on_unreadable)
+    return _records_of(storage, prefix, run, _files(storage, prefix), on_unreadable)
 
 
 def newest_first(storage: Storage, prefix: str, on_unreadable: OnUnreadable = _ignore) -> Iterator[Record]:
@@ -80,7 +84,7 @@ def newest_first(storage: Storage, prefix: str, on_unreadable: OnUnreadable = _i
     """
     files = _files(storage, prefix)
     for run in sorted({file.name.run for file in files}, reverse=True):
-        yield from reversed(_records((file for file in files if file.name.run == run), on_unreadable))
+        yield from reversed(_records_of(storage, prefix, run, files, on_unreadable))
 
 
 def runs(storage: Storage, prefix: str) -> list[int]:
@@ -196,6 +200,21 @@ def _runs(files: Iterable[_File]) -> set[int]:
     return found
 
 
+def _records_of(
+    storage: Storage, prefix: str, run: int, files: Iterable[_File], on_unreadable: OnUnreadable
+) -> list[Record]:
+    found = _records((file for file in files if file.name.run == run), on_unreadable)
+    if not found:
+        return []
+    measured: dict[int | None, dict[str, float]] = {}
+    try:
+        for report in ledger.read(storage, prefix, run):
+            measured.setdefault(report.global_step, {}).update(report.metrics)
+    except MilepostError:
+        return found
+    return [replace(each, metrics={**each.metrics, **measured.get(each.global_step, {})}) for each in found]
+
+
 def _records(files: Iterable[_File], on_unreadable: OnUnreadable) -> list[Record]:
     found = []
     for file in files:
@@ -215,17 +234,17 @@ def _age(record: Record) -> tuple[int, int, int, float]:
 
 
 def _record(name: CheckpointName, stat: Stat, metadata: Mapping[str, Any], where: str) -> Record | None:
-    run = _fact(metadata, "run", where, _is_object) or {}
+    run = _fact(metadata, "run", where, is_object) or {}
     if run.get("prefix", name.prefix) != name.prefix or run.get("ordinal", name.run) != name.run:
         return None
-    time = _fact(metadata, "time", where, _is_number)
-    metrics = _fact(metadata, "metrics", where, _are_metrics) or {}
+    time = _fact(metadata, "time", where, is_number)
+    metrics = _fact(metadata, "metrics", where, are_metrics) or {}
     return Record(
         name=name,
         created=stat.modified if time is None else float(time),
         nbytes=stat.nbytes,
-        global_step=_fact(metadata, "global_step", where, _is_count),
-        metrics={key: float(value) for key, value in metrics.items()},
+        global_step=_fact(metadata, "global_step", where, is_count),
+        metrics=metrics_of_json(metrics),
     )
 
 
@@ -239,22 +258,3 @@ def _fact(metadata: Mapping[str, Any], key: str, where: str, is_sound: Callable[
             remedy="It was written by something else; take it out of the folder if it is not needed.",
         )
     return value
-
-
-def _is_object(value: object) -> bool:
-    return isinstance(value, dict)
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, float | int) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
-
-
-def _are_metrics(value: object) -> bool:
-    # JSON has no number for a loss that diverged: these three stand as texts.
-    return isinstance(value, dict) and all(
-        each in ("nan", "inf", "-inf") if isinstance(each, str) else _is_number(each) for each in value.values()
-    )
