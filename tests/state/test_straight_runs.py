@@ -257,7 +257,7 @@ def test_an_averaged_model_goes_on_as_in_a_straight_run():
     objects.take("ema", averaged, snapshot)
     store(storage, "x.ckpt", snapshot, {})
     parameters = open_checkpoint(storage, "x.ckpt")
-    names = parameters.names_of("parameter") + parameters.names_of("buffer")
+    names = [name for name in parameters if parameters.kind(name) in ("parameter", "buffer")]
     as_module = modules.prepare(
         fresh, names, parameters.fetch, extra={}, fetch_extra=parameters.fetch_tensor, strict=True, where="x.ckpt"
     )
