@@ -162,10 +162,20 @@ class LocalStorage:
         return False
 
     def _copy(self, source: str, name: str) -> None:
-        with self.open(source) as old, self.create(name, old.nbytes) as new:
-            for offset in range(0, old.nbytes, _COPY_NBYTES):
-                new.write(old.read(offset, min(_COPY_NBYTES, old.nbytes - offset)))
-            new.commit()
+        try:
+            with self.open(source) as old, self.create(name, old.nbytes) as new:
+                for offset in range(0, old.nbytes, _COPY_NBYTES):
+                    new.write(old.read(offset, min(_COPY_NBYTES, old.nbytes - offset)))
+                new.commit()
+        except (ReadError, DamagedCheckpointError, NotACheckpointError) as error:
+            failure = SaveError(
+                self.where(name),
+                found=f"{source} with {error.found}",
+                expected="a file that can be copied",
+                remedy=error.remedy,
+            )
+            failure.errno = getattr(error, "errno", None)
+            raise failure from error
 
     def remove(self, name: str) -> None:
         """Remove a file; one that is gone already is no error, a refusal is a `SaveError`."""
