@@ -281,3 +281,16 @@ def test_several_optimizers_share_a_checkpoint():
     assert {key: saved["class"] for key, saved in snapshot.state.items()} == {"optimizer.a": "Adam", "b": "SGD"}
     assert {"optimizer.a.0.weight.exp_avg", "b.2.bias.momentum_buffer"} <= set(snapshot.arrays)
     assert {array.kind for array in snapshot.arrays.values()} == {"optimizer"}
+
+
+def test_an_option_that_is_a_tensor_stays_on_its_device():
+    """A checkpoint is read into the CPU's memory, and torch itself moves only the state of parameters."""
+    net = network()
+
+    def build(device):
+        return torch.optim.SGD([{"params": net.parameters(), "scale": torch.ones(1, device=device)}])
+
+    saved, tensors = take(net, build("cpu"))
+    fresh = build("meta")
+    put(fresh, saved, tensors)
+    assert fresh.param_groups[0]["scale"].is_meta

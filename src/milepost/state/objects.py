@@ -75,7 +75,8 @@ def prepare(
 ) -> Prepared:
     """Read everything that the object is restored from; it changes when that is applied.
 
-    What the object then finds wrong is its own affair: it may be changed in part when the `LoadError` comes.
+    Its tensors are on the CPU. What the object then finds wrong is its own affair: it may be changed in part when the
+    `LoadError` comes.
 
     Args:
         name: What it was saved as.

@@ -209,8 +209,13 @@ def _groups(
         else:
             options = {}
             without_options.append(f"the options of parameter group {number}")
-        groups.append({**group, **options})
+        groups.append({**group, **{key: _on_device_of(group.get(key), value) for key, value in options.items()}})
     return groups, without_options
+
+
+def _on_device_of(own: object, value: Any) -> Any:
+    """An option that is a tensor, such as a learning rate, where the optimizer has its own: torch moves only state."""
+    return value.to(own.device) if isinstance(own, torch.Tensor) and isinstance(value, torch.Tensor) else value
 
 
 def _check_shapes(where: str, parameters: Mapping[str, torch.Tensor], saved: Mapping[str, list[Any]]) -> None:

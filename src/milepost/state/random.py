@@ -16,13 +16,12 @@ def capture(loader: object = None) -> dict[str, Any]:
         loader: A data loader, whose own generators are taken too.
 
     Returns:
-        A tree of numbers and tensors for `restore`; it shares no memory with the generators.
+        A tree of numbers, tensors and arrays for `restore`; it shares no memory with the generators.
     """
     version, internal, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     return {
         "python": [version, torch.tensor(internal, dtype=torch.int64, device="cpu"), gauss],
-        "numpy": [name, torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, cached],
+        "numpy": np.random.get_state(legacy=False),
         "torch": torch.get_rng_state(),
         "cuda": list(torch.cuda.get_rng_state_all()) if torch.cuda.is_available() else [],
         "loader": [generator.get_state() for generator in _generators(loader)],
@@ -33,8 +32,7 @@ def restore(state: dict[str, Any], loader: object = None) -> None:
     """Set what `capture` took; a device or generator that was not there then keeps its state."""
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal.tolist()), gauss))
-    name, keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))
+    np.random.set_state(state["numpy"])
     torch.set_rng_state(state["torch"])
     if torch.cuda.is_available():
         for device, value in enumerate(state["cuda"][: torch.cuda.device_count()]):
