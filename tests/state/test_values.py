@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import math
 from collections import Counter, OrderedDict, defaultdict, namedtuple
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from milepost.state.values import pack, unpack
 SCALARS = [np.bool_, np.float16, np.float32, np.float64]
 SCALARS += [np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64]
 scalars = st.sampled_from(SCALARS).flatmap(lambda kind: from_dtype(np.dtype(kind), allow_nan=False))
+FACTORIES = [dict, list, set, int, float, bool, str]
 hashable = (
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary() | scalars
     | st.sampled_from([torch.float32, torch.bool, torch.device("cpu"), torch.device("cuda:1")])
@@ -35,6 +37,9 @@ trees = st.recursive(
         | st.lists(inner).map(tuple)
         | st.dictionaries(keys, inner)
         | st.dictionaries(keys, inner).map(OrderedDict)
+        | st.builds(
+            defaultdict, st.sampled_from([dict, list, set, int, float, bool, str]), st.dictionaries(keys, inner)
+        )
     ),
     max_leaves=20,
 )
@@ -58,7 +63,8 @@ def same(a, b) -> bool:
         return len(a) == len(b) and all(map(same, a, b))
     if isinstance(a, dict):
         return (
-            len(a) == len(b)
+            getattr(a, "default_factory", None) == getattr(b, "default_factory", None)
+            and len(a) == len(b)
             and all(same(*pair) for pair in zip(a, b, strict=True))
             and all(same(*pair) for pair in zip(a.values(), b.values(), strict=True))
         )
@@ -137,7 +143,7 @@ REFUSED = {
     "builtin_function_or_method": print,
     "Level": Level.LOW,
     "Point": Point(1, 2),
-    "defaultdict": defaultdict(list),
+    "defaultdict": defaultdict(lambda: 1),
     "str_": np.str_("a"),
     "bytearray": bytearray(1),
     "datetime64": np.datetime64("2020-01-01"),
@@ -183,6 +189,8 @@ def test_a_circle_is_refused():
         {"$counter": [1]},
         {"$size": ["a"]},
         {"$ordered": []},
+        {"$array": "missing"},
+        {"$defaultdict": ["eval", []]},
     ],
     ids=str,
 )
@@ -190,3 +198,38 @@ def test_what_pack_does_not_write_is_refused(packed):
     """With the errors that the reader of a checkpoint tells as damage."""
     with pytest.raises((ValueError, TypeError, LookupError)):
         unpack(packed, {}.__getitem__)
+
+
+TAGS = [
+    "entry",
+    "array",
+    "float",
+    "int",
+    "bytes",
+    "map",
+    "ordered",
+    "scalar",
+    "dtype",
+    "device",
+    "tuple",
+    "size",
+    "set",
+    "frozenset",
+    "counter",
+    "defaultdict",
+]
+lies = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text(max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.tuples(st.sampled_from(["int8", "uint64", "float16", "bool", "list"]), inner).map(list)
+        | st.dictionaries(st.sampled_from(TAGS), inner, min_size=1, max_size=1)
+    ),
+)
+
+
+@given(lies)
+def test_nothing_that_a_file_can_say_breaks_out(packed):
+    """It is a value, or one of the errors that the reader of a checkpoint tells as damage."""
+    with suppress(AttributeError, LookupError, TypeError, ValueError):
+        unpack(packed, {"": torch.ones(1, dtype=torch.bfloat16), "0": torch.ones(2)}.__getitem__)

@@ -59,6 +59,13 @@ def take(name: str, obj: Stateful, snapshot: Snapshot) -> None:
 
     Raises:
         UnsupportedStateError: Something in the state cannot be stored; the message has its path.
+
+    Example:
+        >>> snapshot = Snapshot()
+        >>> take("scaler", torch.amp.GradScaler("cpu", init_scale=8.0), snapshot)
+        >>> saved = snapshot.state["objects"]["scaler"]
+        >>> saved["class"], saved["state"]["scale"]
+        ('GradScaler', 8.0)
     """
     snapshot.state.setdefault(OBJECTS, {})[name] = {
         "class": type(obj).__name__,
@@ -88,6 +95,14 @@ def prepare(
     Raises:
         NothingLoadedError: The checkpoint has no state of this name.
         LoadError: The state is of an object of another class.
+
+    Example:
+        >>> snapshot, scaler = Snapshot(), torch.amp.GradScaler("cpu")
+        >>> take("scaler", torch.amp.GradScaler("cpu", init_scale=8.0), snapshot)
+        >>> prepared = prepare("scaler", scaler, snapshot.state["objects"]["scaler"], {}.__getitem__, "x.ckpt")
+        >>> prepared.apply()
+        >>> print(prepared.report, scaler.get_scale())
+        scaler (GradScaler): 1 loaded 8.0
     """
     own = type(obj).__name__
     target = f"{name} ({own})"

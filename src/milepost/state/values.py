@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import math
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -20,12 +20,13 @@ from milepost.errors import UnsupportedStateError
 from milepost.format.strict_json import DEPTH_LIMIT
 
 ENTRY, ARRAY, FLOAT, INT, BYTES, MAP, ORDERED = "$entry", "$array", "$float", "$int", "$bytes", "$map", "$ordered"
-SCALAR, DTYPE, DEVICE = "$scalar", "$dtype", "$device"
+SCALAR, DTYPE, DEVICE, DEFAULTS = "$scalar", "$dtype", "$device", "$defaultdict"
 _LISTS: dict[type, str] = {tuple: "$tuple", torch.Size: "$size", set: "$set", frozenset: "$frozenset"}
 _MAPS: dict[type, str] = {dict: MAP, Counter: "$counter"}
 _NUMBERS: list[type] = [np.bool_, np.float16, np.float32, np.float64, np.int8, np.int16, np.int32, np.int64]
 _NUMBERS += [np.uint8, np.uint16, np.uint32, np.uint64]
 _SCALARS: dict[type, str] = {kind: np.dtype(kind).name for kind in _NUMBERS}
+_FACTORIES: dict[str, Any] = {kind.__name__: kind for kind in (dict, list, set, int, float, bool, str)}
 _LIST_KINDS = {tag: kind for kind, tag in _LISTS.items()}
 _MAP_KINDS = {tag: kind for kind, tag in _MAPS.items()}
 _SCALAR_KINDS = {name: kind for kind, name in _SCALARS.items()}
@@ -36,8 +37,8 @@ def pack(value: object, path: str, keep: Callable[[str, torch.Tensor], None]) ->
 
     Args:
         value: None, bools, numbers, texts, bytes, tensors, NumPy arrays and numbers, `torch.Size`, dtypes and devices,
-            and lists, tuples, sets, dicts, ordered dicts and counters of them. A tensor's subclass, such as a
-            parameter, is stored as the tensor that it is.
+            and lists, tuples, sets, dicts, ordered dicts, counters and defaultdicts (of a builtin kind) of them. A
+            tensor's subclass, such as a parameter, is stored as the tensor that it is.
         path: Where the value stands, for tensors' names and for messages.
         keep: Called with the name and the tensor for each tensor inside.
 
@@ -84,6 +85,8 @@ def _pack(value: Any, path: str, keep: Callable[[str, torch.Tensor], None], dept
         return {_MAPS[kind]: pairs(value)}
     if kind is OrderedDict:  # a module's state_dict keeps the versions of its parts in an attribute
         return {ORDERED: [pairs(value), inner(vars(value), None)]}
+    if kind is defaultdict and value.default_factory in _FACTORIES.values():
+        return {DEFAULTS: [value.default_factory.__name__, pairs(value)]}
     if kind in _SCALARS:
         return {SCALAR: [_SCALARS[kind], inner(value.item(), None)]}
     if kind is np.ndarray:
@@ -135,6 +138,8 @@ def _unpack(tag: str, value: Any, take: Callable[[str], torch.Tensor]) -> Any:
         ordered, attributes = OrderedDict(mapping(value[0])), unpack(value[1], take)
         vars(ordered).update(attributes)
         return ordered
+    if tag == DEFAULTS:
+        return defaultdict(_FACTORIES[value[0]], mapping(value[1]))
     if tag == FLOAT:
         return float(value)
     if tag == INT:
