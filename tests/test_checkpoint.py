@@ -327,15 +327,122 @@ def test_the_default_device_and_inference_mode_do_not_reach_what_is_loaded(train
     optimizer.step()
 
 
-@pytest.mark.parametrize(
-    "build", [lambda: nn.Linear(3, 2, device="meta"), lambda: nn.LazyLinear(2)], ids=["meta", "lazy"]
-)
 @pytest.mark.filterwarnings("ignore:Lazy modules")
-def test_a_network_without_memory_is_refused(path, build):
+def test_a_lazy_network_is_refused(path):
     """It would be reported as loaded, and be as empty as before."""
     save_checkpoint(nn.Linear(3, 2), path)
-    with pytest.raises(LoadError, match="tensors without memory"):
-        load_checkpoint(path, net=build())
+    with pytest.raises(LoadError, match="lazy tensors"):
+        load_checkpoint(path, net=nn.LazyLinear(2))
+
+
+class Tied(nn.Module):
+    """Tied weights, a frozen one, buffers, and a layer with strides of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(4, 3)
+        self.conv = nn.Conv2d(3, 2, 3).to(memory_format=torch.channels_last)
+        self.norm = nn.BatchNorm1d(3)
+        self.head = nn.Linear(3, 4)
+        self.head.weight = self.embed.weight
+        self.head.bias.requires_grad_(False)
+
+
+class Observed(Tied):
+    """As `Tied`, with user code that is run by `load_state_dict`."""
+
+    def _load_from_state_dict(self, state_dict, prefix, *rest):
+        self.seen = sorted(state_dict)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+@pytest.mark.parametrize("kind", [Tied, Observed])
+@pytest.mark.parametrize("from_file", [True, False])
+def test_a_network_on_the_meta_device_gets_its_memory(path, kind, from_file):
+    """What is tied stays tied, what is frozen frozen, and it can be trained."""
+    net = kind()
+    save_checkpoint(net, path)
+    with torch.device("meta"):
+        target = kind()
+    target.embed.weight.mark = "kept"
+    with torch.inference_mode():
+        load_param_into_net(target, load_checkpoint(path) if from_file else net.state_dict(), strict_load=True)
+    assert all(same_bits(value, net.state_dict()[name]) for name, value in target.state_dict().items())
+    assert target.head.weight is target.embed.weight
+    assert isinstance(target.embed.weight, nn.Parameter)
+    assert target.embed.weight.mark == "kept"
+    assert [parameter.requires_grad for parameter in target.head.parameters()] == [True, False]
+    assert target.conv.weight.is_contiguous(memory_format=torch.channels_last)
+    target.head(target.norm(target.embed(torch.arange(4)))).sum().backward()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda net: net.register_buffer("scratch", torch.ones(1, device="meta"), persistent=False), "scratch"),
+        (lambda net: net.register_parameter("more", nn.Parameter(torch.ones(1, device="meta"))), "more"),
+        (lambda net: net.register_forward_hook(print), None),
+    ],
+    ids=["not persistent", "missing", "fits"],
+)
+def test_a_network_stays_on_the_meta_device_if_something_would_lack_memory(path, change, message):
+    """All of it or nothing; damage changes nothing either."""
+    save_checkpoint(nn.Linear(3, 2), path)
+    net = nn.Linear(3, 2, device="meta")
+    change(net)
+    if message is None:
+        content = bytearray(path.read_bytes())
+        content[content.index(load_checkpoint(path)["weight"].numpy().tobytes())] ^= 1
+        path.write_bytes(content)
+    with pytest.raises(LoadError if message else DamagedCheckpointError, match=message):
+        load_checkpoint(path, net=net)
+    assert all(parameter.is_meta for parameter in net.parameters())
+
+
+@pytest.mark.parametrize("location", ["nonsense", "meta", 3, "cuda:77", ""], ids=repr)
+def test_a_device_that_is_not_there_is_told_before_anything_else(path, location):
+    """A setting is refused where it is given."""
+    with pytest.raises(SettingError, match="^map_location"):
+        load_checkpoint(path, map_location=location)
+
+
+@pytest.mark.parametrize("location", ["cpu", torch.device("cpu")], ids=repr)
+def test_the_mapping_is_on_the_device_that_was_asked_for(path, location):
+    """As a text or a device."""
+    save_checkpoint(nn.Linear(3, 2), path)
+    assert load_checkpoint(path, map_location=location)["weight"].device == torch.device("cpu")
+
+
+@pytest.mark.parametrize("kind", [Tied, Observed])
+def test_each_way_of_loading_gives_the_same(path, kind):
+    """Straight into memory, with strides of its own, by conversion, or by the user's own code."""
+    net = kind()
+    save_checkpoint(net, path)
+    target = kind()
+    target.norm.double()
+    load_checkpoint(path, net=target)
+    assert all(torch.equal(value, net.state_dict()[name]) for name, value in target.state_dict().items())
+    assert (kind is Observed) == hasattr(target, "seen")
+
+
+def test_autograd_sees_a_load_as_a_change(path):
+    """A gradient through overwritten weights is an error, as after `copy_`."""
+    net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    save_checkpoint(net, path)
+    loss = net(torch.ones(1, 2)).sum()
+    load_checkpoint(path, net=net)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_users_hooks_run_on_a_load(path):
+    """What `load_state_dict` would call is called."""
+    net = nn.Linear(2, 2)
+    save_checkpoint(net, path)
+    called = []
+    net.register_load_state_dict_post_hook(lambda module, keys: called.append(module))
+    load_checkpoint(path, net=net)
+    assert called == [net]
 
 
 def test_prefixes_also_select_the_optimizers_state(trained):
@@ -529,6 +636,98 @@ def test_an_error_keeps_its_errno_on_the_way_between_processes():
     assert (str(again), again.errno, again.remedy) == (str(error), errno.ENOSPC, "Free some.")
 
 
+BODY = {"old.body.weight": torch.full((2, 3), 5.0), "old.body.bias": torch.zeros(2), "fc.weight": torch.ones(9, 2)}
+
+
+@pytest.fixture
+def new_net():
+    return nn.ModuleDict({"body": nn.Linear(3, 2), "fc": nn.Linear(2, 4, bias=False)})
+
+
+@pytest.mark.parametrize("from_file", [True, False])
+@pytest.mark.parametrize(
+    "rename",
+    [{"old.": ""}, {"old": "wrong", "old.body.": "body."}, lambda name: name.removeprefix("old.")],
+    ids=["beginning", "longest", "function"],
+)
+def test_names_can_be_mapped_and_another_head_left_out(path, new_net, rename, from_file):
+    """The body comes from the checkpoint, the head stays; both are told."""
+    if from_file:
+        save_checkpoint(BODY, path)
+    head = new_net["fc"].weight.detach().clone()
+    with pytest.warns(UserWarning, match=r"1 of its entries were not loaded: fc.weight: \(9, 2\) in the checkpoint"):
+        report = load_param_into_net(
+            new_net, load_checkpoint(path) if from_file else BODY, rename=rename, ignore_mismatched=True
+        )
+    assert report.loaded == ("body.weight", "body.bias")
+    assert [(item.name, item.found, item.expected) for item in report.mismatched] == [("fc.weight", "(9, 2)", "(4, 2)")]
+    assert report.renamed == (("old.body.weight", "body.weight"), ("old.body.bias", "body.bias"))
+    assert list(report) == [["fc.weight"], []]
+    assert new_net["body"].weight.unique().tolist() == [5.0]
+    assert torch.equal(new_net["fc"].weight, head)
+
+
+@pytest.mark.parametrize("from_file", [True, False])
+@pytest.mark.filterwarnings("ignore:.*were not loaded")
+def test_prefixes_choose_among_what_is_loaded(path, new_net, from_file):
+    """By the checkpoint's names; the mapping itself keeps all of them."""
+    save_checkpoint(BODY, path)
+    parameters = load_checkpoint(path) if from_file else BODY
+    report = load_param_into_net(
+        new_net, parameters, specify_prefix="old", filter_prefix="old.body.bias", rename={"old.": ""}
+    )
+    assert report.loaded == ("body.weight",)
+    assert list(parameters) == list(BODY)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({}, NothingLoadedError, "fc.weight"),
+        ({"rename": {"old.": ""}}, MismatchError, r"fc.weight: \(9, 2\).*ignore_mismatched"),
+        ({"ignore_mismatched": True}, NothingLoadedError, "only entries of another shape"),
+        ({"ignore_mismatched": True, "strict_load": True}, SettingError, "^ignore_mismatched"),
+        ({"rename": lambda name: "same"}, SettingError, "'same' as the new name of both 'old.body.weight' and 'old.b"),
+        ({"rename": {"old.body.weight": "fc.weight"}}, SettingError, "'fc.weight' as the new name of both"),
+        ({"rename": lambda name: None}, SettingTypeError, "^rename: found None for 'old.body.weight'"),
+        ({"rename": {"old.": 3}}, SettingTypeError, "^rename"),
+        ({"rename": ["old."]}, SettingTypeError, "^rename"),
+    ],
+    ids=str,
+)
+def test_a_load_that_cannot_be_meant_changes_nothing(new_net, settings, error, message):
+    """Each is told in its own terms."""
+    before = copy.deepcopy(new_net.state_dict())
+    parameters = BODY if settings else {"fc.weight": torch.ones(3)}
+    with pytest.raises(error if settings else MismatchError, match=message):
+        load_param_into_net(new_net, parameters, **settings)
+    assert all(torch.equal(value, before[name]) for name, value in new_net.state_dict().items())
+
+
+def test_another_dtype_is_not_ignored_with_other_shapes(new_net):
+    """It is no other head, but another meaning."""
+    values = {"body.weight": torch.ones(2, 3, dtype=torch.int64), "body.bias": torch.ones(2)}
+    with pytest.raises(MismatchError, match=r"body.weight: torch.int64"):
+        load_param_into_net(new_net, values, ignore_mismatched=True)
+
+
+def test_names_of_an_optimizer_are_not_mapped(trained):
+    """It goes by its parameters' names."""
+    path, net, _ = trained
+    with pytest.raises(SettingError, match="^rename: found an optimizer"):
+        load_param_into_net(torch.optim.Adam(net.parameters()), load_checkpoint(path), rename={"a": "b"})
+
+
+def test_arrays_that_were_set_load_as_tensors(path):
+    """What may be saved may be set."""
+    save_checkpoint(nn.Linear(3, 2), path)
+    parameters = load_checkpoint(path)
+    parameters["bias"] = np.full(2, 4.0)
+    net = nn.Linear(3, 2)
+    assert load_param_into_net(net, parameters).cast == (("bias", "torch.float64", "torch.float32"),)
+    assert net.bias.tolist() == [4.0, 4.0]
+
+
 @pytest.mark.slow
 def test_the_memory_of_a_save_does_not_grow_with_the_model(tmp_path):
     """Contiguous tensors are written from their own memory, others one at a time."""
@@ -545,3 +744,35 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     done = subprocess.run([sys.executable, "-c", script, tmp_path], check=True, capture_output=True, text=True)
     grown_kib = int(done.stdout)
     assert grown_kib < 32 << 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("device", "own_mib"), [("cpu", 0), ("meta", 192)])
+def test_the_memory_of_a_load_does_not_hold_the_model_twice(tmp_path, device, own_mib):
+    """Entries are read into the parameters' own memory, others one at a time."""
+    script = """
+import resource, sys, torch
+from milepost import load_checkpoint, save_checkpoint
+path = sys.argv[1] + "/large.ckpt"
+small = torch.nn.Linear(2, 2)
+load_checkpoint(save_checkpoint(small, sys.argv[1] + "/warm.ckpt"), net=small)
+layers = [torch.nn.Linear(2048, 2048, bias=False) for _ in range(12)]  # 12 of 16 MiB
+layers[0].weight = torch.nn.Parameter(layers[0].weight.t())
+layers[1].half()
+net = torch.nn.Sequential(*layers)
+if sys.argv[2] == "save":
+    save_checkpoint(net.float(), path)
+    sys.exit()
+net = net.to(sys.argv[2])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+load_checkpoint(path, net=net, strict_load=False)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+    def run(what):
+        return subprocess.run(
+            [sys.executable, "-c", script, tmp_path, what], check=True, capture_output=True, text=True
+        ).stdout
+
+    run("save")
+    assert int(run(device)) < (own_mib + 80) << 10  # a few copies of one entry

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import numpy as np
 import torch
@@ -21,7 +22,6 @@ from milepost.errors import (
     NothingLoadedError,
     SettingError,
     SettingTypeError,
-    UnsupportedStateError,
 )
 from milepost.format.ckpt import plan
 from milepost.parameters import Parameters, no_part, sound
@@ -29,6 +29,8 @@ from milepost.state import modules, optimizers
 from milepost.state.names import has_prefix
 from milepost.state.report import LoadReport, Prepared, fold
 from milepost.state.snapshot import Snapshot
+from milepost.state.tensors import as_tensor, as_value, unusable
+from milepost.state.values import unpack
 from milepost.storage.base import Stat, Storage
 from milepost.storage.local import LocalStorage
 
@@ -99,6 +101,9 @@ def load_checkpoint(
     specify_prefix: str | Iterable[str] | None = None,
     *,
     part: str = "",
+    rename: Mapping[str, str] | Callable[[str], str] | None = None,
+    ignore_mismatched: bool = False,
+    map_location: str | torch.device | None = None,
 ) -> Parameters:
     """Open a checkpoint of Milepost or MindSpore and, if a network is given, load it.
 
@@ -109,6 +114,10 @@ def load_checkpoint(
         filter_prefix: Names to leave out: these and everything below them (``conv1`` is not above ``conv10``).
         specify_prefix: Names to keep: only these and everything below them.
         part: Of a checkpoint with several modules, the name of the one that is meant; by default the network.
+        rename: For the network, as `load_param_into_net`; the mapping keeps the names of the file.
+        ignore_mismatched: For the network, as `load_param_into_net`.
+        map_location: The device of the mapping's tensors and of a network on the meta device; by default the CPU. A
+            network that has memory stays where it is.
 
     Returns:
         The parameters by name; with a network, their `report` says what was loaded.
@@ -131,17 +140,29 @@ def load_checkpoint(
     kept, dropped = _prefixes("specify_prefix", specify_prefix), _prefixes("filter_prefix", filter_prefix)
     if not isinstance(part, str):
         raise SettingTypeError("part", found=repr(part), expected="a name", remedy="Leave it out for the network.")
+    device = _device(map_location)
     parameters = open_checkpoint(LocalStorage(path.parent), path.name)
+    parameters.device = device
     if part:
         parameters = parameters.part(part)
-    _select(parameters, kept, dropped)
+    if kept is not None or dropped is not None:
+        parameters = cast(Parameters, _selected(parameters, kept, dropped))
     if net is not None:
-        parameters.report = _load(net, parameters, strict=strict_load)
+        parameters.report = _load(
+            net, parameters, strict=strict_load, rename=rename, ignore_mismatched=ignore_mismatched
+        )
     return parameters
 
 
 def load_param_into_net(
-    net: nn.Module | Optimizer, parameter_dict: Mapping[str, Any], strict_load: bool = False
+    net: nn.Module | Optimizer,
+    parameter_dict: Mapping[str, Any],
+    strict_load: bool = False,
+    *,
+    filter_prefix: str | Iterable[str] | None = None,
+    specify_prefix: str | Iterable[str] | None = None,
+    rename: Mapping[str, str] | Callable[[str], str] | None = None,
+    ignore_mismatched: bool = False,
 ) -> LoadReport:
     """Load parameters into a network, or the state saved with them into an optimizer; on an error nothing has changed.
 
@@ -149,38 +170,52 @@ def load_param_into_net(
     Floats are converted among each other, and integers, where no value leaves its range; the report says so. What the
     network has and the checkpoint lacks stays as it is, with a warning.
 
+    From a file, each entry is read into the parameter's own memory, after all of them were checked. A network on the
+    meta device gets its memory, on the CPU or where `load_checkpoint` was told to.
+
     Args:
         net: A module, or a `torch.optim.Optimizer` over parameters that were named alike (or, for one that was built
             without names, that stand in the same order).
         parameter_dict: What `load_checkpoint` returned; for a module any mapping name -> tensor or array.
         strict_load: Whether every name of both sides must fit, without conversion.
+        filter_prefix: Names of the checkpoint to leave out: these and everything below them.
+        specify_prefix: Names of the checkpoint to take: only these and everything below them.
+        rename: What the checkpoint's names begin with -> what they are to begin with (``{"old.": "new."}``; of several
+            the longest counts), or a function from name to name.
+        ignore_mismatched: Whether what has another shape in the network stays as it is there, with a warning.
 
     Returns:
         The report; it also unpacks into two lists of names: not loaded, and not used.
 
     Raises:
+        SettingError: `rename` gives two names the same new one, or settings exclude each other.
         MismatchError: A shape differs, or a dtype that cannot be converted.
         NothingLoadedError: Not a single name fits, or there is no optimizer state.
-        LoadError: `strict_load`, and a name of either side is left over.
+        LoadError: `strict_load`, and a name of either side is left over; or a tensor on the meta device would be.
 
     Example:
         >>> import torch
-        >>> report = load_param_into_net(torch.nn.Linear(2, 1), {"weight": torch.ones(1, 2), "bias": torch.zeros(1)})
+        >>> net = torch.nn.Linear(2, 1)
+        >>> report = load_param_into_net(net, {"fc.weight": torch.ones(1, 2), "fc.bias": torch.zeros(1)},
+        ...                              rename={"fc.": ""})
         >>> not_loaded, not_used = report
         >>> report.loaded, not_loaded, not_used
         (('weight', 'bias'), [], [])
     """
-    return _load(net, parameter_dict, strict=strict_load)
+    kept, dropped = _prefixes("specify_prefix", specify_prefix), _prefixes("filter_prefix", filter_prefix)
+    if kept is not None or dropped is not None:
+        parameter_dict = _selected(parameter_dict, kept, dropped)
+    return _load(net, parameter_dict, strict=strict_load, rename=rename, ignore_mismatched=ignore_mismatched)
 
 
-def _load(net: nn.Module | Optimizer, parameters: Mapping[str, Any], *, strict: bool) -> LoadReport:
-    prepared = prepare(net, parameters, strict=strict)
+def _load(net: nn.Module | Optimizer, parameters: Mapping[str, Any], **settings: Any) -> LoadReport:
+    prepared = prepare(net, parameters, **settings)
     report = prepared.report
-    if report.missing:
+    left = [*report.missing, *map(str, report.mismatched)]
+    if left:
         # Told before anything changes: where warnings are errors, nothing has.
         warnings.warn(
-            f"{report.target}: {len(report.missing)} of its entries were not loaded: {', '.join(fold(report.missing))}",
-            stacklevel=3,
+            f"{report.target}: {len(left)} of its entries were not loaded: {', '.join(fold(left))}", stacklevel=3
         )
     prepared.apply()
     return report
@@ -193,6 +228,8 @@ def prepare(
     strict: bool,
     names: Mapping[int, str] = MappingProxyType({}),
     part: str = "",
+    rename: Mapping[str, str] | Callable[[str], str] | None = None,
+    ignore_mismatched: bool = False,
 ) -> Prepared:
     """Read and check a load, as `load_param_into_net`; the target changes when the result is applied.
 
@@ -202,6 +239,8 @@ def prepare(
         strict: Whether everything must fit.
         names: For an optimizer, the network's parameter names by identity.
         part: For a module, which of those stored beside the network is meant; for an optimizer, its key.
+        rename: For a module, as `load_param_into_net`.
+        ignore_mismatched: For a module, as `load_param_into_net`.
     """
     if not isinstance(target, nn.Module | Optimizer):
         raise SettingTypeError(
@@ -210,18 +249,27 @@ def prepare(
             expected="a torch.nn.Module or torch.optim.Optimizer",
             remedy="Pass the object to load into first, the parameters second.",
         )
-    if not isinstance(parameters, Mapping) or not all(isinstance(name, str) for name in parameters):
-        raise SettingTypeError(
-            "parameter_dict",
-            found=f"a {type(parameters).__name__}",
-            expected="a mapping name -> tensor, such as load_checkpoint returns",
-            remedy="To load a file, use load_checkpoint(path, net=...).",
+    _check_mapping(parameters)
+    if isinstance(target, Optimizer) and (rename is not None or ignore_mismatched):
+        raise SettingError(
+            "rename" if rename is not None else "ignore_mismatched",
+            found="an optimizer",
+            expected="a network",
+            remedy="Build the optimizer over named_parameters() of the names that were saved.",
+        )
+    if strict and ignore_mismatched:
+        raise SettingError(
+            "ignore_mismatched",
+            found="strict_load beside it",
+            expected="one of the two",
+            remedy="Choose whether everything must fit.",
         )
     # A tensor made in inference mode could not be trained.
     with torch.inference_mode(False), torch.no_grad():
         if isinstance(target, Optimizer):
             return _prepare_optimizer(target, parameters, strict=strict, names=names, part=part)
-        return _prepare_module(target, parameters, strict=strict, part=part)
+        source = _source(parameters, part)
+        return modules.prepare(target, source, strict=strict, rename=rename or {}, ignore_mismatched=ignore_mismatched)
 
 
 def _prepare_optimizer(
@@ -238,30 +286,32 @@ def _prepare_optimizer(
         )
 
 
-def _prepare_module(module: nn.Module, parameters: Mapping[str, Any], *, strict: bool, part: str) -> Prepared:
+def _source(parameters: Mapping[str, Any], part: str) -> modules.Source:
     if not isinstance(parameters, Parameters):
         if part:
             raise no_part("parameter_dict", part, [])
-        return modules.prepare(
-            module,
-            parameters,
-            lambda name: _as_value(name, parameters[name]),
-            extra={},
-            fetch_extra=_no_tensor,
-            strict=strict,
-            where="parameter_dict",
-        )
-    source = parameters.part(part) if part else parameters
-    with sound(source.where):
-        return modules.prepare(
-            module,
-            [name for name in source if source.kind(name) in NETWORK_KINDS],
-            lambda name: _as_value(name, source.peek(name)),
-            extra=source.metadata.get("state", {}).get(modules.EXTRA, {}),
-            fetch_extra=source.referred(),
-            strict=strict,
-            where=source.where,
-        )
+        return modules.from_values("parameter_dict", {name: as_value(name, parameters[name]) for name in parameters})
+    opened = parameters.part(part) if part else parameters
+    names = [name for name in opened if opened.kind(name) in NETWORK_KINDS]
+    with sound(opened.where):
+        extra = dict(opened.metadata.get("state", {}).get(modules.EXTRA, {}))
+    fetch_tensor = opened.referred()
+
+    def fetch_extra(name: str) -> object:
+        with sound(opened.where):
+            return unpack(extra[name], fetch_tensor)
+
+    return modules.Source(
+        where=opened.where,
+        names=names,
+        look=opened.look,
+        check=opened.check,
+        fetch=opened.peek,
+        fill=opened.fill,
+        extra=extra,
+        fetch_extra=fetch_extra,
+        device=opened.device,
+    )
 
 
 def store(storage: Storage, name: str, snapshot: Snapshot, facts: Mapping[str, Any]) -> Stat:
@@ -286,20 +336,61 @@ def _path(value: object) -> Path:
     return Path(value)
 
 
-def _select(parameters: Parameters, kept: list[str] | None, dropped: list[str] | None) -> None:
-    if kept is None and dropped is None:
-        return
-    before = list(parameters)
-    parameters.select(
-        lambda name: (kept is None or has_prefix(name, kept)) and (dropped is None or not has_prefix(name, dropped))
-    )
-    if before and not parameters:
+def _selected(
+    parameters: Mapping[str, Any], kept: list[str] | None, dropped: list[str] | None
+) -> Parameters | dict[str, Any]:
+    """Those whose names are kept, and not dropped; None keeps all, and drops none."""
+
+    def is_kept(name: str) -> bool:
+        return (kept is None or has_prefix(name, kept)) and (dropped is None or not has_prefix(name, dropped))
+
+    _check_mapping(parameters)
+    selected: Parameters | dict[str, Any]
+    if isinstance(parameters, Parameters):
+        selected = copy.copy(parameters)
+        selected.select(is_kept)
+    else:
+        selected = {name: parameters[name] for name in parameters if is_kept(name)}
+    if parameters and not selected:
         raise NothingLoadedError(
-            parameters.where,
-            found="names like " + ", ".join(fold(before)[:3]),
+            parameters.where if isinstance(parameters, Parameters) else "parameter_dict",
+            found="names like " + ", ".join(fold(parameters)[:3]),
             expected=f"some that remain after specify_prefix={kept} and filter_prefix={dropped}",
             remedy="Check the prefixes.",
         )
+    return selected
+
+
+def _check_mapping(parameters: object) -> None:
+    if not isinstance(parameters, Mapping) or not all(isinstance(name, str) for name in parameters):
+        raise SettingTypeError(
+            "parameter_dict",
+            found=f"a {type(parameters).__name__}",
+            expected="a mapping name -> tensor, such as load_checkpoint returns",
+            remedy="To load a file, use load_checkpoint(path, net=...).",
+        )
+
+
+def _device(map_location: object) -> torch.device:
+    if map_location is None:
+        return torch.device("cpu")
+    try:
+        if not isinstance(map_location, str | torch.device):
+            raise TypeError(f"a {type(map_location).__name__}")
+        device = torch.device(map_location)
+        torch.empty(0, device=device)  # fails here if this machine has none
+    except (TypeError, ValueError, RuntimeError, AssertionError, ImportError) as error:
+        reason = str(error).partition("\n")[0]
+    else:
+        if device.type != "meta":
+            return device
+        reason = "a device without memory"
+    raise SettingError(
+        "map_location",
+        found=f"{map_location!r} ({reason})",
+        expected="a device of this machine, such as 'cpu' or 'cuda:0'",
+        remedy="Leave it out for the CPU.",
+    )
 
 
 def _prefixes(field: str, value: str | Iterable[str] | None) -> list[str] | None:
@@ -358,36 +449,10 @@ def _keep(snapshot: Snapshot, name: object, kind: str, value: object) -> None:
     if isinstance(value, str):
         snapshot.keep_text(name, kind, value)
     elif isinstance(value, torch.Tensor | np.ndarray | np.generic | bool | int | float):
-        snapshot.keep(name, kind, _as_tensor(name, value))
+        snapshot.keep(name, kind, as_tensor(name, value))
     else:
-        raise _unusable(name, f"a {type(value).__name__}")
-
-
-def _as_tensor(name: str, value: Any) -> torch.Tensor:
-    if isinstance(value, torch.Tensor):
-        return value
-    try:
-        if isinstance(value, np.ndarray):
-            # torch takes neither a foreign byte order nor negative strides.
-            value = np.array(value, dtype=value.dtype.newbyteorder("="), order="C")
-        dtype = torch.float64 if isinstance(value, float) else None
-        return torch.as_tensor(value, dtype=dtype, device="cpu")
-    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise _unusable(name, f"{type(value).__name__}: {error}") from error
-
-
-def _as_value(name: str, value: object) -> object:
-    return _as_tensor(name, value) if isinstance(value, np.ndarray | np.generic) else value
+        raise unusable(name, f"a {type(value).__name__}")
 
 
 def _no_tensor(name: str) -> NoReturn:
     raise KeyError(name)
-
-
-def _unusable(name: str, found: str) -> UnsupportedStateError:
-    return UnsupportedStateError(
-        name,
-        found=found,
-        expected="a tensor, an array, a number, a bool or a text",
-        remedy="Convert it, or leave it out.",
-    )

@@ -15,7 +15,7 @@ from milepost.errors import DamagedCheckpointError, MilepostError, NothingLoaded
 from milepost.format.ckpt import decode_text
 from milepost.state import modules, optimizers
 from milepost.state.report import LoadReport, fold
-from milepost.state.tensors import bytes_of, empty
+from milepost.state.tensors import as_value, bytes_of, empty, fills_from
 from milepost.state.values import unpack
 
 
@@ -28,6 +28,7 @@ class Parameters(MutableMapping[str, "torch.Tensor | str"]):
 
     Attributes:
         where: The file, for messages.
+        device: Where the tensors go that are asked for, and modules on the meta device.
         metadata: What was stored beside the tensors: ``epoch``, ``step`` (within the epoch), ``global_step``,
             ``metrics``, ... (empty for files that store nothing).
         report: What loading did, if `load_checkpoint` was given a network; else None.
@@ -43,6 +44,8 @@ class Parameters(MutableMapping[str, "torch.Tensor | str"]):
         hidden = {name for name, key in keys.items() if index.entries[key].kind == "random"} | set(self.beside)
         self._keys = {name: key for name, key in keys.items() if name not in hidden}
         self._values: dict[str, torch.Tensor | str] = {}
+        self._is_verified = False
+        self.device = torch.device("cpu")
         self.where = reader.where
         self.metadata: dict[str, Any] = dict(index.metadata)
         self.report: LoadReport | None = None
@@ -118,6 +121,7 @@ class Parameters(MutableMapping[str, "torch.Tensor | str"]):
     def verify(self) -> None:
         """Check every byte of the file, or raise `DamagedCheckpointError`."""
         self._reader.verify()
+        self._is_verified = True
 
     def state(self, key: str) -> Any:
         """Rebuild a part of the state that is not tensors by itself, e.g. ``random``; None where there is none."""
@@ -159,15 +163,44 @@ class Parameters(MutableMapping[str, "torch.Tensor | str"]):
     ) -> None:
         self.close()
 
-    def peek(self, name: str) -> torch.Tensor | str:
-        """As ``self[name]``, but what has to be read is not kept: loading a network needs no second copy that stays."""
-        value = self._values.get(key := self._keys[name])
-        return self.fetch(key) if value is None else value
+    def look(self, name: str) -> Any:
+        """As ``self[name]``, but what was not read yet is not read: a tensor without data has its dtype and shape."""
+        key = self._keys[name]
+        if key in self._values:
+            return as_value(name, self._values[key])
+        spec = self._reader.entry(key).spec
+        return "" if spec.dtype == "str" else empty(self.where, spec, "meta")
+
+    def check(self, name: str) -> None:
+        """Check the content of `name`; memory does not grow with it."""
+        key = self._keys[name]
+        if key in self._values:
+            return
+        if self._reader.entry(key).spec.dtype == "bool":
+            self.fetch(key)
+        elif not self._is_verified:
+            self._reader.check(key)
+
+    def peek(self, name: str) -> Any:
+        """As ``self[name]``, but what has to be read is not kept, and arrays that were set are tensors."""
+        key = self._keys[name]
+        return as_value(name, self._values[key]) if key in self._values else self.fetch(key)
+
+    def fill(self, name: str, place: torch.Tensor) -> None:
+        """Put `name` into a tensor of its shape: read straight into its memory if possible, else by way of a copy."""
+        key = self._keys[name]
+        dtype = self.look(name).dtype
+        if key not in self._values and dtype != torch.bool and fills_from(place, dtype):
+            self._reader.read_into(key, bytes_of(place.detach()))
+            torch.autograd.graph.increment_version(place)
+        else:
+            place.copy_(self.peek(name))
 
     def __getitem__(self, name: str) -> torch.Tensor | str:
         key = self._keys[name]
         if key not in self._values:
-            self._values[key] = self.fetch(key)
+            value = self.fetch(key)
+            self._values[key] = value if isinstance(value, str) else value.to(self.device)
         return self._values[key]
 
     def __setitem__(self, name: str, value: torch.Tensor | str) -> None:

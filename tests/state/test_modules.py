@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -11,18 +12,11 @@ from torch import nn
 from milepost.errors import LoadError, MismatchError, NothingLoadedError, UnsupportedStateError
 from milepost.state import modules
 from milepost.state.snapshot import Snapshot
+from milepost.state.values import unpack
 
 
-def put(module, values, *, strict=False, extra=None):
-    prepared = modules.prepare(
-        module,
-        list(values),
-        values.__getitem__,
-        extra=extra or {},
-        fetch_extra=values.__getitem__,
-        strict=strict,
-        where="x.ckpt",
-    )
+def put(module, values, *, strict=False, **settings):
+    prepared = modules.prepare(module, modules.from_values("x.ckpt", values), strict=strict, **settings)
     prepared.apply()
     return prepared.report
 
@@ -78,16 +72,14 @@ def test_extra_state_is_taken_and_restored():
     net.calls = 7
     modules.take(net, snapshot)
     target = WithExtra()
-    values = {**net.state_dict(), "_extra_state.scale": torch.full((2,), 3.0)}
-    prepared = modules.prepare(
-        target,
-        ["weight", "bias"],
-        values.__getitem__,
-        extra=snapshot.state["extra"],
-        fetch_extra=values.__getitem__,
-        strict=True,
-        where="x.ckpt",
+    packed, scale = snapshot.state["extra"], torch.full((2,), 3.0)
+    source = dataclasses.replace(
+        modules.from_values("x.ckpt", net.state_dict()),
+        names=["weight", "bias"],
+        extra=list(packed),
+        fetch_extra=lambda name: unpack(packed[name], lambda _: scale),
     )
+    prepared = modules.prepare(target, source, strict=True)
     prepared.apply()
     assert prepared.report.loaded == ("weight", "bias", "_extra_state")
     assert (target.calls, target.scale.tolist()) == (7, [3.0, 3.0])

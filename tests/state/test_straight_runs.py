@@ -14,7 +14,7 @@ from torch import nn
 from torch.optim import lr_scheduler, swa_utils
 from torch.optim.optimizer import Optimizer
 
-from milepost.checkpoint import open_checkpoint, store
+from milepost.checkpoint import open_checkpoint, prepare, store
 from milepost.state import modules, objects, optimizers
 from milepost.state.snapshot import Snapshot
 from milepost.storage.memory import MemoryStorage
@@ -257,10 +257,7 @@ def test_an_averaged_model_goes_on_as_in_a_straight_run():
     objects.take("ema", averaged, snapshot)
     store(storage, "x.ckpt", snapshot, {})
     parameters = open_checkpoint(storage, "x.ckpt")
-    names = [name for name in parameters if parameters.kind(name) in ("parameter", "buffer")]
-    as_module = modules.prepare(
-        fresh, names, parameters.fetch, extra={}, fetch_extra=parameters.fetch_tensor, strict=True, where="x.ckpt"
-    )
+    as_module = prepare(fresh, parameters, strict=True)
     saved = parameters.metadata["state"]["objects"]["ema"]
     as_object = objects.prepare("ema", fresh, saved, parameters.fetch_tensor, "x.ckpt")
     for load in (as_module, as_object):

@@ -53,6 +53,14 @@ class Reader:
         """
         self._stream(name, self.entry(name), buffer)
 
+    def check(self, name: str) -> None:
+        """Check the content of `name` without keeping it.
+
+        Raises:
+            DamagedCheckpointError: The content is not what was saved.
+        """
+        self._stream(name, self.entry(name), None)
+
     def _stream(self, name: str, entry: Entry, buffer: memoryview | None) -> None:
         """Read an entry block by block, into `buffer` or over one spare block, and check it."""
         checksum = Checksum()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -10,10 +12,9 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from milepost.errors import LoadError, MismatchError, NothingLoadedError
-from milepost.state.names import match
+from milepost.state.names import match, renamed
 from milepost.state.report import Cast, LoadReport, Mismatch, Prepared, Renamed, fold, refuse_leftovers
 from milepost.state.snapshot import Snapshot
-from milepost.state.values import unpack
 
 EXTRA = "extra"
 """The kind of entries that stand beside the network's tensors, and where the JSON keeps what `get_extra_state` returns
@@ -49,38 +50,74 @@ def take(module: nn.Module, snapshot: Snapshot, prefix: str = "") -> None:
             snapshot.keep(full, EXTRA if prefix else kind, value)
 
 
-def prepare(
-    module: nn.Module,
-    offered: Collection[str],
-    fetch: Callable[[str], object],
-    *,
-    extra: Mapping[str, Any],
-    fetch_extra: Callable[[str], torch.Tensor],
-    strict: bool,
-    where: str,
-) -> Prepared:
-    """Read and check everything that a module is to be loaded with; it changes when the result is applied.
+@dataclass(frozen=True)
+class Source:
+    """What a module is loaded from: values by name, that can be looked at before they are read.
 
     Args:
-        module: The target.
-        offered: The checkpoint's names that a network may have.
-        fetch: Gives the value of an offered name.
-        extra: What modules returned from `get_extra_state` when they were saved, packed, by name.
-        fetch_extra: Gives a tensor that `extra` refers to.
-        strict: Whether every name of both sides must fit, without conversion.
         where: The checkpoint, for messages.
+        names: What it has that a network may have.
+        look: Gives a name's value; a tensor may be without data (on the meta device).
+        check: Reads the value, to see that it can be read.
+        fetch: Gives the tensor.
+        fill: Puts the tensor into another of its shape.
+        extra: The names of what modules returned from `get_extra_state` when they were saved.
+        fetch_extra: Gives that.
+        device: Where modules on the meta device get their memory.
+    """
+
+    where: str
+    names: Collection[str]
+    look: Callable[[str], object]
+    check: Callable[[str], None]
+    fetch: Callable[[str], Any]
+    fill: Callable[[str, torch.Tensor], None]
+    extra: Collection[str]
+    fetch_extra: Callable[[str], object]
+    device: torch.device
+
+
+def from_values(where: str, values: Mapping[str, Any]) -> Source:
+    """What is in memory as a source."""
+
+    def fill(name: str, place: torch.Tensor) -> None:
+        place.copy_(values[name])
+
+    value = values.__getitem__
+    return Source(where, values.keys(), value, lambda _: None, value, fill, (), value, torch.device("cpu"))
+
+
+def prepare(
+    module: nn.Module,
+    source: Source,
+    *,
+    strict: bool,
+    rename: Mapping[str, str] | Callable[[str], str] = MappingProxyType({}),
+    ignore_mismatched: bool = False,
+) -> Prepared:
+    """Check everything that a module is to be loaded with; it changes when the result is applied.
+
+    Args:
+        module: The target; what it has on the meta device gets its memory when it is loaded.
+        source: What to load from. Every value is read once to check it, and once more to load it, so that not the
+            whole of it has to be held.
+        strict: Whether every name of both sides must fit, without conversion.
+        rename: As `milepost.state.names.renamed` takes it.
+        ignore_mismatched: Whether to leave out what has another shape.
 
     Raises:
         MismatchError: A shape differs, or a dtype that cannot be converted without loss of range.
         NothingLoadedError: No name fits.
-        LoadError: The module has tensors without memory; or `strict`, and a name of either side is left over.
+        LoadError: The module has tensors without memory that would not be loaded; or `strict`, and a name of either
+            side is left over.
     """
     target = type(module).__name__
-    where = f"{where} into {target}"
+    where = f"{source.where} into {target}"
     places = module.state_dict(keep_vars=True)
     tensors = {name: value for name, value in places.items() if isinstance(value, torch.Tensor)}
-    _refuse_without_memory(where, tensors)
-    pairs = match(tensors, offered)
+    _refuse_lazy(where, tensors)
+    offered, extra = renamed(source.names, rename), renamed(source.extra, rename)
+    pairs = {name: offered[found] for name, found in match(tensors, offered).items()}
     if tensors and not pairs:
         raise NothingLoadedError(
             where,
@@ -88,51 +125,166 @@ def prepare(
             expected="names like " + ", ".join(fold(tensors)[:3]),
             remedy="Check that the checkpoint is of this network.",
         )
-    values: dict[str, Any] = {}
-    cast, mismatched = [], []
-    for name, found in pairs.items():
-        value = fetch(found)
-        problem = _problem(name, value, tensors[name], strict=strict)
-        if problem is not None:
-            mismatched.append(problem)
-            continue
-        assert isinstance(value, torch.Tensor)  # else there was a problem
-        values[name] = value
-        if value.dtype != tensors[name].dtype:
-            cast.append(Cast(name, str(value.dtype), str(tensors[name].dtype)))
-    extra_pairs = match([name for name in places if name not in tensors], extra)
-    values |= {name: unpack(extra[found], fetch_extra) for name, found in extra_pairs.items()}
+    mismatched = _mismatched(where, pairs, tensors, source, strict=strict, ignore_mismatched=ignore_mismatched)
+    fitting = {name: found for name, found in pairs.items() if name not in {problem.name for problem in mismatched}}
+    extra_pairs = {
+        name: extra[found] for name, found in match([name for name in places if name not in tensors], extra).items()
+    }
     pairs |= extra_pairs
     used = set(pairs.values())
+    dtypes = {name: str(source.look(found).dtype) for name, found in fitting.items()}  # type: ignore[attr-defined]
     report = LoadReport(
         target,
-        loaded=tuple(values),
+        loaded=(*fitting, *extra_pairs),
         missing=tuple(name for name in places if name not in pairs),
-        unexpected=tuple(name for name in [*offered, *extra] if name not in used),
+        unexpected=tuple(name for name in [*source.names, *source.extra] if name not in used),
         mismatched=tuple(mismatched),
-        cast=tuple(cast),
+        cast=tuple(
+            Cast(name, found, str(tensors[name].dtype))
+            for name, found in dtypes.items()
+            if found != str(tensors[name].dtype)
+        ),
         renamed=tuple(Renamed(found, name) for name, found in pairs.items() if name != found),
     )
-    if mismatched:
+    if strict:
+        refuse_leftovers(report, where)
+    _refuse_without_memory(where, module, tensors, fitting)
+    values = {name: source.fetch_extra(found) for name, found in extra_pairs.items()}
+    return Prepared(report, lambda: _apply(module, tensors, fitting, source, values))
+
+
+def _mismatched(
+    where: str,
+    pairs: Mapping[str, str],
+    tensors: Mapping[str, torch.Tensor],
+    source: Source,
+    *,
+    strict: bool,
+    ignore_mismatched: bool,
+) -> list[Mismatch]:
+    """Check all values, first those that need not be read; return what is left out, or raise."""
+    problems = {name: _problem(name, source.look(found), tensors[name], strict=strict) for name, found in pairs.items()}
+    mismatched = [problem for problem in problems.values() if problem is not None]
+    ignored = [problem for problem in mismatched if ignore_mismatched and problem.is_of_shape]
+    if mismatched == ignored:
+        for name, found in pairs.items():
+            if problems[name] is None and not _check(source, found, tensors[name].dtype):
+                dtypes = str(source.look(found).dtype), str(tensors[name].dtype)  # type: ignore[attr-defined]
+                mismatched.append(Mismatch(name, f"{dtypes[0]} values out of range", dtypes[1]))
+    if mismatched != ignored:
         raise MismatchError(
             where,
             found=f"{len(mismatched)} entries that do not fit: " + "; ".join(fold(map(str, mismatched))),
             expected="the shape and a compatible dtype",
-            remedy="Build the network as it was saved, or leave the entries out with filter_prefix.",
+            remedy="Build the network as it was saved, or leave the entries out with filter_prefix (those of another "
+            "shape with ignore_mismatched=True).",
         )
-    if strict:
-        refuse_leftovers(report, where)
-    return Prepared(report, lambda: module.load_state_dict(values, strict=False))
+    if pairs and len(ignored) == len(pairs):
+        raise NothingLoadedError(
+            where,
+            found="only entries of another shape: " + "; ".join(fold(map(str, ignored))),
+            expected="some that fit",
+            remedy="Check that the checkpoint is of this network.",
+        )
+    return ignored
 
 
-def _refuse_without_memory(where: str, tensors: Mapping[str, torch.Tensor]) -> None:
-    bare = [name for name, tensor in tensors.items() if is_lazy(tensor) or tensor.is_meta]
+def _check(source: Source, name: str, dtype: torch.dtype) -> bool:
+    """Read a value as far as needed; whether it fits into the dtype."""
+    if source.look(name).dtype != dtype:  # type: ignore[attr-defined]
+        return _survives(source.fetch(name), dtype)
+    source.check(name)
+    return True
+
+
+def _apply(
+    module: nn.Module,
+    tensors: Mapping[str, torch.Tensor],
+    fitting: Mapping[str, str],
+    source: Source,
+    extra: Mapping[str, object],
+) -> None:
+    bare = {id(tensor): tensor for tensor in tensors.values() if tensor.is_meta}
+    # A tensor made in inference mode could not be trained.
+    with torch.inference_mode(False), torch.no_grad():
+        fresh = {key: _with_memory(tensor, source.device) for key, tensor in bare.items()}
+    _replace(module, fresh)
+    try:
+        with torch.no_grad():
+            if _has_own_ways(module):
+                values = {name: source.fetch(found) for name, found in fitting.items()}
+                module.load_state_dict({**values, **extra}, strict=False)
+            else:
+                for name, found in fitting.items():
+                    source.fill(found, fresh.get(id(tensors[name]), tensors[name]))
+                if extra:
+                    module.load_state_dict(dict(extra), strict=False)
+    except BaseException:
+        _replace(module, {id(new): bare[key] for key, new in fresh.items()})
+        raise
+
+
+def _has_own_ways(module: nn.Module) -> bool:
+    """Whether there is user code to be run when values are loaded, or what is not simply a tensor in memory."""
+    own = {id(tensor) for part in module.modules() for tensor in [*part._parameters.values(), *part._buffers.values()]}
+    return any(
+        part._load_state_dict_pre_hooks
+        or part._load_state_dict_post_hooks
+        or not type(part)._load_from_state_dict.__module__.startswith("torch.nn.")
+        or not type(part).load_state_dict.__module__.startswith("torch.nn.")
+        for part in module.modules()
+    ) or any(
+        isinstance(tensor, torch.Tensor) and (id(tensor) not in own or not _is_plain(tensor))
+        for tensor in module.state_dict(keep_vars=True).values()
+    )
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    return type(tensor) in (torch.Tensor, nn.Parameter, nn.Buffer)
+
+
+def _with_memory(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor like the one on the meta device, not initialised."""
+    fresh = torch.empty_like(tensor, device=device)
+    if isinstance(tensor, nn.Parameter):
+        fresh = nn.Parameter(fresh, requires_grad=tensor.requires_grad)
+    fresh.__dict__.update(tensor.__dict__)  # what users have written on it
+    return fresh
+
+
+def _replace(module: nn.Module, replacements: Mapping[int, torch.Tensor]) -> None:
+    """Put tensors into the places of others, by identity: what is tied stays tied."""
+    for part in module.modules():
+        for owned in (part._parameters, part._buffers):
+            for name, tensor in owned.items():
+                if id(tensor) in replacements:
+                    owned[name] = replacements[id(tensor)]  # type: ignore[assignment]  # of the same kind
+
+
+def _refuse_lazy(where: str, tensors: Mapping[str, torch.Tensor]) -> None:
+    lazy = [name for name, tensor in tensors.items() if is_lazy(tensor)]
+    if lazy:
+        raise LoadError(
+            where,
+            found="lazy tensors, that have no shape yet: " + ", ".join(fold(lazy)),
+            expected="a network whose shapes are known",
+            remedy="Run it once before it is loaded.",
+        )
+
+
+def _refuse_without_memory(
+    where: str, module: nn.Module, tensors: Mapping[str, torch.Tensor], fitting: Collection[str]
+) -> None:
+    # Of tied ones, one name is enough.
+    loaded = {id(tensors[name]) for name in fitting}
+    everything = {**dict(module.named_buffers(remove_duplicate=False)), **tensors}
+    bare = [name for name, tensor in everything.items() if tensor.is_meta and id(tensor) not in loaded]
     if bare:
         raise LoadError(
             where,
-            found="tensors without memory (lazy, or on the meta device): " + ", ".join(fold(bare)),
-            expected="a network that can be loaded in place",
-            remedy="Run it once (lazy modules), or give it memory with to_empty(device=...).",
+            found="tensors on the meta device that the checkpoint has no value for: " + ", ".join(fold(bare)),
+            expected="a value for each tensor without memory (buffers that are not persistent are never saved)",
+            remedy="Give the network memory with to_empty(device=...), and set these yourself.",
         )
 
 
@@ -140,13 +292,11 @@ def _problem(name: str, value: object, place: torch.Tensor, *, strict: bool) -> 
     if not isinstance(value, torch.Tensor):
         return Mismatch(name, f"a {type(value).__name__}", "a tensor")
     if value.shape != place.shape:
-        return Mismatch(name, str(tuple(value.shape)), str(tuple(place.shape)))
+        return Mismatch(name, str(tuple(value.shape)), str(tuple(place.shape)), is_of_shape=True)
     if value.dtype == place.dtype:
         return None
     if strict or _family(value.dtype) is None or _family(value.dtype) != _family(place.dtype):
         return Mismatch(name, str(value.dtype), str(place.dtype))
-    if not _survives(value, place.dtype):
-        return Mismatch(name, f"{value.dtype} values out of range", str(place.dtype))
     return None
 
 

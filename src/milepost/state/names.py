@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+
+from milepost.errors import SettingError, SettingTypeError
 
 _WRAPPERS = re.compile(r"^(module\.)+|(?<![^.])(_orig_mod|_fsdp_wrapped_module)\.")
 """What DistributedDataParallel, torch.compile and FullyShardedDataParallel put into names."""
@@ -37,6 +39,61 @@ def match(wanted: Iterable[str], offered: Iterable[str]) -> dict[str, str]:
         if not others and len(offers) == 1:
             pairs[name] = offers[0]
     return {name: pairs[name] for name in wanted if name in pairs}
+
+
+def renamed(names: Iterable[str], rename: Mapping[str, str] | Callable[[str], str]) -> dict[str, str]:
+    """Map each new name to the old one.
+
+    Args:
+        names: The old names.
+        rename: A function from old to new, or what names may begin with -> what stands there instead (the longest of
+            those that fit, once).
+
+    Raises:
+        SettingError: Two names get the same new one.
+        SettingTypeError: A new name is no text.
+
+    >>> renamed(["old.weight", "head.weight"], {"old.": "body."})
+    {'body.weight': 'old.weight', 'head.weight': 'head.weight'}
+    """
+    new_name = rename if callable(rename) else _by_beginning(rename)
+    old_names: dict[str, str] = {}
+    for old in names:
+        new = new_name(old)
+        if not isinstance(new, str):
+            raise _not_a_renaming(f"{new!r} for {old!r}")
+        if new in old_names:
+            raise SettingError(
+                "rename",
+                found=f"{new!r} as the new name of both {old_names[new]!r} and {old!r}",
+                expected="a name of its own for each",
+                remedy="Leave one of them out with filter_prefix, or give it another name.",
+            )
+        old_names[new] = old
+    return old_names
+
+
+def _by_beginning(rename: object) -> Callable[[str], str]:
+    if not isinstance(rename, Mapping) or not all(isinstance(text, str) for pair in rename.items() for text in pair):
+        raise _not_a_renaming(repr(rename))
+    longest_first = sorted(rename, key=len, reverse=True)
+
+    def new_name(old: str) -> str:
+        for beginning in longest_first:
+            if old.startswith(beginning):
+                return str(rename[beginning]) + old.removeprefix(beginning)
+        return old
+
+    return new_name
+
+
+def _not_a_renaming(found: str) -> SettingTypeError:
+    return SettingTypeError(
+        "rename",
+        found=found,
+        expected='a mapping such as {"old.": "new."}, or a function from a name to a name',
+        remedy="Leave it out to rename nothing.",
+    )
 
 
 def _by_core(names: Iterable[str]) -> dict[str, list[str]]:

@@ -22,6 +22,7 @@ class Mismatch(NamedTuple):
     name: str
     found: str
     expected: str
+    is_of_shape: bool = False
 
     def __str__(self) -> str:
         return f"{self.name}: {self.found} in the checkpoint, {self.expected} in the target"
@@ -60,7 +61,7 @@ class LoadReport:
         loaded: Names of the target that have their value from the checkpoint.
         missing: Names of the target that the checkpoint lacks; they are as before.
         unexpected: Names of the checkpoint that the target lacks.
-        mismatched: Names whose shape or dtype does not fit.
+        mismatched: Names whose shape does not fit, where that was allowed; they are as before.
         cast: Names whose dtype was converted.
         renamed: Names that were matched under another name.
     """
@@ -74,7 +75,7 @@ class LoadReport:
     renamed: tuple[Renamed, ...] = ()
 
     def __iter__(self) -> Iterator[list[str]]:
-        yield list(self.missing)
+        yield [*self.missing, *(mismatch.name for mismatch in self.mismatched)]
         yield list(self.unexpected)
 
     def __str__(self) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -56,8 +58,14 @@ def bytes_of(tensor: torch.Tensor) -> memoryview:
     return memoryview(content)  # type: ignore[arg-type]  # NumPy's stubs for Python 3.11 do not say that it is a buffer
 
 
-def empty(where: str, spec: ArraySpec) -> torch.Tensor:
-    """A new CPU tensor of the spec's dtype and shape, not initialised.
+def fills_from(place: torch.Tensor, dtype: torch.dtype) -> bool:
+    """Whether elements of that dtype, in C order, can be read straight into the tensor's own memory."""
+    is_plain = place.layout == torch.strided and not place.is_conj() and not place.is_neg()
+    return is_plain and place.device.type == "cpu" and place.dtype == dtype and place.is_contiguous()
+
+
+def empty(where: str, spec: ArraySpec, device: str = "cpu") -> torch.Tensor:
+    """A new tensor of the spec's dtype and shape, not initialised.
 
     Raises:
         NotACheckpointError: This version of torch has no such dtype.
@@ -69,4 +77,37 @@ def empty(where: str, spec: ArraySpec) -> torch.Tensor:
             expected="a dtype that torch has",
             remedy="Leave the entry out with filter_prefix, or convert the file.",
         )
-    return torch.empty(spec.shape, dtype=TO_TORCH[spec.dtype], device="cpu")
+    return torch.empty(spec.shape, dtype=TO_TORCH[spec.dtype], device=device)
+
+
+def as_tensor(name: str, value: Any) -> torch.Tensor:
+    """A tensor, an array, a number or a bool as a tensor.
+
+    Raises:
+        UnsupportedStateError: torch has no such tensor.
+    """
+    if isinstance(value, torch.Tensor):
+        return value
+    try:
+        if isinstance(value, np.ndarray):
+            # torch takes neither a foreign byte order nor negative strides.
+            value = np.array(value, dtype=value.dtype.newbyteorder("="), order="C")
+        dtype = torch.float64 if isinstance(value, float) else None
+        return torch.as_tensor(value, dtype=dtype, device="cpu")
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise unusable(name, f"{type(value).__name__}: {error}") from error
+
+
+def as_value(name: str, value: Any) -> Any:
+    """Arrays as tensors, everything else as it is."""
+    return as_tensor(name, value) if isinstance(value, np.ndarray | np.generic) else value
+
+
+def unusable(name: str, found: str) -> UnsupportedStateError:
+    """The error for a value that cannot be stored."""
+    return UnsupportedStateError(
+        name,
+        found=found,
+        expected="a tensor, an array, a number, a bool or a text",
+        remedy="Convert it, or leave it out.",
+    )
