@@ -1,0 +1,179 @@
+"""GEIR, the graph files of Huawei's Graph Engine (later called AIR): written, read, and computed for comparison.
+
+What a checkpoint holds, and where files go, is not known here.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from milepost.errors import GraphError, SettingError
+from milepost.graphs import frontend
+from milepost.graphs.geir.builder import Builder, Content, Edge, Pieces, Unsupported
+from milepost.graphs.geir.interpreter import run
+from milepost.graphs.geir.operators import TABLE, Call
+from milepost.graphs.geir.reader import Desc, Graph, Op, graph_of, parse
+from milepost.graphs.geir.schema import message
+from milepost.graphs.geir.verify import verify as check_results
+from milepost.graphs.guard import untouched
+from milepost.storage.local import LocalStorage
+
+__all__ = ["Content", "Desc", "Graph", "Op", "encode", "load", "run"]
+
+OPERATORS = ("current", "2020")
+"""The sets of operators that a file may be written in."""
+
+FILE_LIMIT = 2**31 - 1
+"""The most bytes of a protobuf message."""
+
+
+def load(path: str | os.PathLike[str]) -> Graph:
+    """Read a GEIR file, of Milepost's or of another's.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The graph: `str` lists its ops, `counts` and `weights` tell what it holds, `run` computes it.
+
+    Raises:
+        CheckpointNotFoundError: There is no such file.
+        GraphError: It is not a GEIR file.
+        MissingExtraError: protobuf is not installed.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from milepost.graphs.geir import encode, load
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "net.air")
+        ...     _ = path.write_bytes(b"".join(encode(nn.Linear(3, 2), (torch.zeros(1, 3),))))
+        ...     graph = load(path)
+        >>> sorted(graph.counts.items())
+        [('Const', 2), ('Data', 1), ('MatMulV2', 1), ('NetOutput', 1)]
+        >>> list(graph.weights)
+        ['weight', 'bias']
+    """
+    message("ModelDef")  # an absent protobuf is told first
+    path = Path(path)
+    with LocalStorage(path.parent).open(path.name) as file:
+        return parse(file.read(0, file.nbytes), str(path))
+
+
+def encode(
+    net: nn.Module,
+    inputs: tuple[Tensor, ...],
+    *,
+    operators: Literal["2020", "current"] = "current",
+    verify: bool = True,
+) -> list[Content]:
+    """Return the content of a GEIR file for `net`, which is left exactly as it was, as pieces to be written in order.
+
+    The weights among them are the module's own memory, where that is dense and on the CPU: write the pieces before
+    the module is trained on.
+
+    Args:
+        net: The module; it is exported in eval mode.
+        inputs: Example tensors; their shapes are those of the file.
+        operators: ``2020`` for the set of MindSpore r0.6's time, ``current`` for what came since, too.
+        verify: Compute the file by the reference interpreter, and compare the results with the module's.
+
+    Raises:
+        SettingError: There is no such set of operators.
+        GraphError: The module cannot be expressed (all operators that GEIR lacks are listed), or the file would not
+            compute the same.
+        MissingExtraError: protobuf is not installed.
+    """
+    if operators not in OPERATORS:
+        raise SettingError(
+            "operators",
+            found=repr(operators),
+            expected=" or ".join(map(repr, OPERATORS)),
+            remedy="Use 'current', or '2020' for tools as old as MindSpore r0.6.",
+        )
+    message("ModelDef")  # an absent protobuf is told before the work begins
+    with untouched(net):
+        expected = _call(net, inputs) if verify else []
+        traced = frontend.graph_of(net, inputs)
+    pieces = pieces_of(traced, operators)
+    if verify:
+        check_results(_readable(pieces, traced.name), inputs, expected, traced.hidden_hooks)
+    return pieces.contents()
+
+
+def _call(net: nn.Module, inputs: tuple[Tensor, ...]) -> list[Tensor]:
+    with torch.no_grad():
+        results = net(*(tensor.clone() for tensor in inputs))  # forward may work in place
+    return [leaf for leaf in pytree.tree_leaves(results) if isinstance(leaf, Tensor)]
+
+
+def pieces_of(traced: frontend.Graph, operators: str) -> Pieces:
+    """A module's operators in terms of GE's.
+
+    Raises:
+        GraphError: Some cannot be expressed; all of them are listed.
+    """
+    builder = Builder(current=operators == "current")
+    edges: dict[str, Edge] = {value.name: builder.data(value.name, value.shape, value.dtype) for value in traced.inputs}
+    problems = []
+    for name, tensor in (*traced.weights.items(), *traced.constants.items()):
+        try:
+            edges[name] = builder.weight(name, tensor)
+        except Unsupported as reason:
+            problems.append(f"{name}: {reason}")
+            edges[name] = Edge(name, 0, tuple(tensor.shape), tensor.dtype)
+    for node in traced.nodes:
+        try:
+            _lower(builder, node, edges)
+        except Unsupported as reason:
+            problems.append(f"{node.place}: aten.{node.op}" + (f" ({reason})" if str(reason) else ""))
+            edges.update({value.name: _stand_in(value) for value in node.outputs if value is not None})
+    if problems:
+        raise GraphError(
+            traced.name,
+            found=f"{len(problems)} operators that GEIR cannot express: " + "; ".join(problems),
+            expected="operators of the set " + operators,
+            remedy="Replace them in the network or export to ONNX; nothing was written.",
+        )
+    made = builder.pieces(traced.name, [edges[value.name] for value in traced.outputs])
+    nbytes = sum(map(len, made.contents()))
+    if nbytes > FILE_LIMIT:
+        raise GraphError(
+            traced.name,
+            found=f"{nbytes:,} bytes",
+            expected=f"at most {FILE_LIMIT:,}, which is what one GEIR file holds",
+            remedy="Export a smaller part of the network; nothing was written.",
+        )
+    return made
+
+
+def _lower(builder: Builder, node: frontend.Node, edges: dict[str, Edge]) -> None:
+    lowering = TABLE.get(node.op)
+    if lowering is None:
+        raise Unsupported
+    builder.place = node.module.replace(".", "/")
+    arguments: dict[str, Any] = pytree.tree_map(
+        lambda leaf: edges[leaf.name] if isinstance(leaf, frontend.Value) else leaf, node.arguments
+    )
+    result = lowering(builder, Call(arguments, node.outputs))
+    results = result if isinstance(result, tuple) else (result,)
+    for value, edge in zip(node.outputs, results, strict=False):
+        assert value is not None
+        assert (edge.shape, edge.dtype) == (value.shape, value.dtype), f"{node.op}: {edge} instead of {value}"
+        edges[value.name] = edge
+
+
+def _stand_in(value: frontend.Value) -> Edge:
+    """What stands for the result of an unsupported operator while the others are looked through."""
+    return Edge(value.name, 0, value.shape, value.dtype)
+
+
+def _readable(made: Pieces, where: str) -> Graph:
+    """What a reader of these pieces would see; they are parsed op by op, so that no second copy of all is held."""
+    ops = (message("OpDef").FromString(b"".join(op)) for op in made.ops)
+    return graph_of(made.graph, ops, where)
