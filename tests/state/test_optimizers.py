@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter, OrderedDict
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -294,3 +296,36 @@ def test_an_option_that_is_a_tensor_stays_on_its_device():
     fresh = build("meta")
     put(fresh, saved, tensors)
     assert fresh.param_groups[0]["scale"].is_meta
+
+
+class Diary(torch.optim.SGD):
+    """An optimizer that keeps all kinds of things."""
+
+    def step(self, closure=None):
+        for parameter in self.param_groups[0]["params"]:
+            self.state[parameter] = {
+                "note": "warm",
+                "shape": parameter.shape,
+                "seen": Counter([1, 1, 2]),
+                "by name": OrderedDict(a=("x", torch.ones(2), None), b=[b"bytes"]),
+                "names": {"w"},
+                "table": np.arange(3),
+                "rate": np.float32(0.1),
+            }
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_state_that_is_not_tensors_comes_back_as_it_was(dtype):
+    """torch takes apart what is iterable when it loads a state: a text becomes another, an array does not pass."""
+    net = network()
+    optimizer = Diary(net.parameters(), lr=0.1)
+    optimizer.step()
+    twin = network().to(dtype)
+    fresh = Diary(twin.parameters(), lr=0.1)
+    put(fresh, *take(net, optimizer))
+    for before, after in zip(net.parameters(), twin.parameters(), strict=True):
+        expected, state = optimizer.state[before], fresh.state[after]
+        assert state.pop("table").tolist() == expected["table"].tolist()
+        assert state["by name"]["a"][1].dtype == dtype
+        assert {key: type(value) for key, value in state.items()} == {key: type(expected[key]) for key in state}
+        assert repr(state).replace(", dtype=torch.float64", "") == repr({key: expected[key] for key in state})

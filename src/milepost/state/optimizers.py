@@ -9,8 +9,10 @@ restored by the saved order, if the number and the shapes of its parameters agre
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import copy
 from typing import Any
 
+import numpy as np
 import torch
 from torch.optim import Optimizer
 
@@ -23,6 +25,9 @@ from milepost.state.values import unpack
 OPTIMIZER = "optimizer"
 """The kind of entries that are an optimizer's. Also where the JSON of a checkpoint keeps the only optimizer, and what
 the names of its entries begin with; with several, each has a key of its own."""
+
+_WHOLE = (str, bytes, set, frozenset, np.ndarray)
+"""What is iterable, but one value to whoever keeps it."""
 
 
 def take(optimizer: Optimizer, names: Mapping[int, str], snapshot: Snapshot, key: str = OPTIMIZER) -> None:
@@ -159,11 +164,11 @@ def prepare(
     def apply() -> None:
         before = optimizer.state, optimizer.param_groups
         try:
-            optimizer.load_state_dict({"state": state | common, "param_groups": groups})
+            bare = {place: _without_whole(values) for place, values in state.items()}
+            optimizer.load_state_dict({"state": bare | common, "param_groups": groups})
             for place, values in state.items():
-                if not converted[place]:
-                    own = optimizer.state[parameters[place]]
-                    own.update(_as_saved(dict(own), values))
+                own = optimizer.state[parameters[place]]
+                own.update(_as_saved(dict(own), values, converted[place]))
         except BaseException as error:
             # torch looks into the state only while it takes it; it makes new dicts, so the old ones are as they were.
             optimizer.state, optimizer.param_groups = before
@@ -179,15 +184,31 @@ def prepare(
     return Prepared(report, apply)
 
 
-def _as_saved(loaded: Any, saved: Any) -> Any:
-    """Undo torch's conversion of floating-point state to the dtype of its parameter: the state's own was on purpose."""
+def _without_whole(value: Any) -> Any:
+    """Replace by None what torch would take apart: it goes through whatever is iterable, also through texts."""
+    if isinstance(value, dict):
+        return {key: _without_whole(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_without_whole(item) for item in value)
+    return None if isinstance(value, _WHOLE) else value
+
+
+def _as_saved(loaded: Any, saved: Any, converted: bool) -> Any:
+    """Undo what torch does to state beyond placing it.
+
+    Floating-point state becomes of the dtype of its parameter, but its own was on purpose (unless the parameter's dtype
+    is itself another now); every mapping becomes a dict.
+    """
     if isinstance(saved, torch.Tensor):
-        return loaded if loaded.dtype == saved.dtype else saved.to(loaded.device)
+        return loaded if converted or loaded.dtype == saved.dtype else saved.to(loaded.device)
     if isinstance(saved, dict):
-        return {key: _as_saved(loaded[key], value) for key, value in saved.items()}
+        twin = copy(saved)
+        for key, value in saved.items():
+            twin[key] = _as_saved(loaded[key], value, converted)
+        return twin
     if isinstance(saved, (list, tuple)):
-        return type(saved)(_as_saved(*pair) for pair in zip(loaded, saved, strict=True))
-    return loaded
+        return type(saved)(_as_saved(*pair, converted) for pair in zip(loaded, saved, strict=True))
+    return saved if isinstance(saved, _WHOLE) else loaded
 
 
 def _groups(
