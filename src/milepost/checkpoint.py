@@ -135,6 +135,7 @@ def load_checkpoint(
         >>> parameters = load_checkpoint(path, net=torch.nn.Linear(3, 2))
         >>> print(parameters.report)
         Linear: 2 loaded
+          loaded: weight, bias
     """
     path = _path(ckpt_file_name)
     kept, dropped = _prefixes("specify_prefix", specify_prefix), _prefixes("filter_prefix", filter_prefix)

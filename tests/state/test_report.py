@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from milepost.state.report import LoadReport, Mismatch, fold
 
 
@@ -23,10 +25,34 @@ def test_a_report_prints_as_a_short_table():
         "    head.*.weight (50)",
         "  mismatched (1)",
         "    conv1.weight: (64, 3, 7, 7) in the checkpoint, (64, 1, 7, 7) in the target",
+        "  loaded: layer1.*.weight (100)",
     ]
 
 
-def test_numbered_names_fold_and_the_rest_is_counted():
-    """Patterns stand for names, and the list ends."""
-    assert fold(f"layer{i}.0.conv{k}.weight" for i in range(4) for k in range(3)) == ["layer*.0.conv*.weight (12)"]
+@pytest.mark.parametrize(
+    ("names", "folded"),
+    [
+        ([f"layer{i}.0.conv{k}.weight" for i in range(4) for k in range(3)], ["layer*.0.conv*.weight (12)"]),
+        ([f"rnn.weight_ih_l{i}" for i in range(3)], ["rnn.weight_ih_l* (3)"]),
+        ([f"{i}.weight" for i in range(3)], ["*.weight (3)"]),
+        ([f"heads.{i}" for i in range(12)], ["heads.* (12)"]),
+        ([f"module.l{i}.w -> l{i}.w" for i in range(2)], ["module.l*.w -> l*.w (2)"]),
+        ([f"0.w{i} -> {i}.w" for i in range(2)], ["0.w* -> *.w (2)"]),
+        (
+            ["a: torch.float32 -> torch.float16", "a: torch.float64 -> torch.float16"],
+            ["a: torch.float32 -> torch.float16", "a: torch.float64 -> torch.float16"],
+        ),
+        (["l1: (3, 1)", "l2: (4, 1)", "l3: (4, 1)"], ["l1: (3, 1)", "l*: (4, 1) (2)"]),
+    ],
+    ids=lambda value: value[0],
+)
+def test_numbers_in_names_fold_and_those_of_shapes_and_dtypes_do_not(names, folded):
+    """A pattern stands for names; what was found and expected is told in full."""
+    assert fold(names) == folded
+
+
+def test_the_list_of_patterns_ends():
+    """The rest is counted."""
     assert fold("abcdefghijkl")[-1] == "... and 4 more"
+    report = LoadReport("Net", loaded=tuple("abcdefghijkl"))
+    assert str(report) == "Net: 12 loaded\n  loaded: a, b, c, d, ... and 8 more"

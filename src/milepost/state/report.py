@@ -12,8 +12,12 @@ from milepost.errors import LoadError
 SHOWN = 8
 """Lines per part of a printed report."""
 
-_NUMBER = re.compile(r"((?<=\.)\d+(?=\.)|(?<=[a-z])\d+(?=\.))")
-"""A module's number in a name: ``0`` in ``layer1.0.weight``, and also the ``1``."""
+SHOWN_LOADED = 4
+"""Patterns of what was loaded: enough to recognise it."""
+
+_DTYPES = "".join(rf"(?<!torch\.{kind})" for kind in ("float", "bfloat", "int", "uint", "complex"))
+_NUMBER = re.compile(rf"((?:(?<=^)|(?<=> )|(?<=[A-Za-z_.])){_DTYPES}\d+)")
+"""A number in a name: each of ``layer1.0.conv2.weight_3``. Those of dtypes and shapes are told as they are."""
 
 
 class Mismatch(NamedTuple):
@@ -85,6 +89,8 @@ class LoadReport:
             if items:
                 lines.append(f"  {part} ({len(items)})")
                 lines.extend(f"    {line}" for line in fold(str(item) for item in items))
+        if len(self.loaded) > 1:
+            lines.append(f"  loaded: {', '.join(fold(self.loaded, SHOWN_LOADED))}")
         return "\n".join(lines)
 
 
@@ -108,11 +114,11 @@ def refuse_leftovers(report: LoadReport, where: str) -> None:
         )
 
 
-def fold(lines: Iterable[str]) -> list[str]:
+def fold(lines: Iterable[str], shown: int = SHOWN) -> list[str]:
     """Fold lines that differ only in the numbers of their names, and cut what is still too long.
 
-    >>> fold(["layer1.0.weight", "layer1.1.weight", "fc.bias"])
-    ['layer1.*.weight (2)', 'fc.bias']
+    >>> fold(["layer1.0.weight", "layer2.0.weight", "fc.bias", "fc.scale_1", "fc.scale_2"])
+    ['layer*.0.weight (2)', 'fc.bias', 'fc.scale_* (2)']
     """
     groups: dict[tuple[str, ...], list[list[str]]] = {}
     for line in lines:
@@ -123,5 +129,5 @@ def fold(lines: Iterable[str]) -> list[str]:
         + (f" ({len(found)})" if len(found) > 1 else "")
         for found in groups.values()
     ]
-    rest = len(folded) - SHOWN
-    return folded if rest <= 0 else [*folded[:SHOWN], f"... and {rest} more"]
+    rest = len(folded) - shown
+    return folded if rest <= 0 else [*folded[:shown], f"... and {rest} more"]
