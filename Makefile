@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 MINDSPORE := .venv-mindspore
+GE := .venv-ge
 BIN := $(VENV)/bin
 
 .PHONY: demo test test-slow torture lint clean
@@ -14,7 +15,7 @@ test: $(VENV)/.installed
 	$(BIN)/python -m pytest
 
 # The judges that take longer: MindSpore itself, killed trainings, the demo, large models.
-test-slow: $(VENV)/.installed $(MINDSPORE)/.installed
+test-slow: $(VENV)/.installed $(MINDSPORE)/.installed $(GE)/.installed
 	$(BIN)/python -m pytest -m slow
 
 # Kills, faults, power cuts, mutants, far more of each than the tests try; prints what docs/guarantees.md states.
@@ -38,5 +39,16 @@ $(MINDSPORE)/.installed: tests/judges/requirements.txt
 	$(MINDSPORE)/bin/python -m pip install --quiet --requirement tests/judges/requirements.txt
 	touch $@
 
+# Huawei's schema of GEIR files: one module of a wheel, that nothing of it is installed.
+$(GE)/.installed: tests/judges/ge-requirements.txt $(VENV)/.installed
+	mkdir -p $(GE)
+	$(BIN)/python -m pip download --quiet --no-deps --dest $(GE) --only-binary=:all: --python-version 3.11 \
+		--platform manylinux_2_28_x86_64 --requirement $<
+	$(BIN)/python -c "import pathlib, sys, zipfile; folder = pathlib.Path(sys.argv[1]); \
+		wheel = zipfile.ZipFile(next(folder.glob('*.whl'))); \
+		name = next(name for name in wheel.namelist() if name.endswith('ge_ir_by_protoc_3_19_pb2.py')); \
+		(folder / 'ge_ir_by_protoc_3_19_pb2.py').write_bytes(wheel.read(name))" $(GE)
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(MINDSPORE) .pytest_cache .mypy_cache .ruff_cache .hypothesis runs
+	rm -rf $(VENV) $(MINDSPORE) $(GE) .pytest_cache .mypy_cache .ruff_cache .hypothesis runs
