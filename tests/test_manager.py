@@ -152,10 +152,11 @@ def test_files_of_others_survive_retention(tmp_path):
 def test_a_file_holds_epoch_step_metrics_and_kinds(tmp_path):
     """What the tutorial calls network and optimizer parameters can be told apart."""
     net = nn.BatchNorm1d(2)
-    manager = manager_of(tmp_path, net=net)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    manager = manager_of(tmp_path, net=net, optimizer=optimizer)
     manager.start()
     net(torch.randn(4, 2)).sum().backward()
-    manager._optimizer.step()
+    optimizer.step()
     path = manager.save(Moment(3, 7, 71, 32, {"loss": torch.tensor(0.5), "rate": float("nan")}))
     parameters = load_checkpoint(path)
     facts = {key: parameters.metadata[key] for key in ("epoch", "step", "global_step", "metrics", "run")}
@@ -192,16 +193,17 @@ def test_a_resumed_run_goes_on_under_its_own_names_and_keeps_its_count(tmp_path)
 def test_resuming_restores_network_and_optimizer(tmp_path):
     """Bit for bit."""
     net = network()
-    manager = manager_of(tmp_path, net=net)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    manager = manager_of(tmp_path, net=net, optimizer=optimizer)
     manager.start()
     net(torch.ones(1, 2)).sum().backward()
-    manager._optimizer.step()
+    optimizer.step()
     train(manager)
     twin = network()
-    again = manager_of(tmp_path, net=twin)
-    assert again.resume("must").global_step == 10
+    other = torch.optim.SGD(twin.parameters(), lr=0.1, momentum=0.9)
+    assert manager_of(tmp_path, net=twin, optimizer=other).resume("must").global_step == 10
     assert torch.equal(twin.weight, net.weight)
-    buffers = [m._optimizer.state_dict()["state"][0]["momentum_buffer"] for m in (manager, again)]
+    buffers = [each.state_dict()["state"][0]["momentum_buffer"] for each in (optimizer, other)]
     assert torch.equal(*buffers)
 
 
@@ -246,7 +248,7 @@ def test_after_passing_over_damage_the_training_is_a_new_run_so_that_nothing_is_
 def test_without_a_checkpoint_auto_starts_afresh_and_must_does_not(tmp_path):
     """`auto` is for a script that is simply started again."""
     manager = manager_of(tmp_path)
-    assert manager.resume("auto") is None
+    assert manager.resume("auto").where is None
     train(manager, epochs=1, steps=1)
     with pytest.raises(CheckpointNotFoundError, match="prefix 'other'"):
         manager_of(tmp_path, prefix="other").resume("must")

@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from milepost.config import CheckpointConfig as CheckpointConfig
     from milepost.errors import MilepostError as MilepostError
     from milepost.graphs import export as export
+    from milepost.manager import CheckpointManager as CheckpointManager
     from milepost.parameters import Parameters as Parameters
     from milepost.state.report import LoadReport as LoadReport
     from milepost.train.callback import Callback as Callback
+    from milepost.train.callback import EarlyStopping as EarlyStopping
     from milepost.train.callback import LossMonitor as LossMonitor
     from milepost.train.callback import ModelCheckpoint as ModelCheckpoint
     from milepost.train.callback import RunContext as RunContext
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 ROOMS = {
     "Callback": "milepost.train.callback",
     "CheckpointConfig": "milepost.config",
+    "CheckpointManager": "milepost.manager",
+    "EarlyStopping": "milepost.train.callback",
     "LoadReport": "milepost.state.report",
     "LossMonitor": "milepost.train.callback",
     "MilepostError": "milepost.errors",

@@ -6,24 +6,28 @@ then do expired ones go. One resume: the newest checkpoint whose every byte is a
 
 from __future__ import annotations
 
-import math
 import os
+import signal
 import threading
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
+from types import TracebackType
+from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from milepost.catalog import records
-from milepost.catalog.names import BREAKPOINT, CheckpointName, check_prefix, graph_name, parse
+from milepost.catalog import ledger, records
+from milepost.catalog.facts import metrics_to_json
+from milepost.catalog.ledger import Report
+from milepost.catalog.names import BREAKPOINT, CheckpointName, best_name, check_prefix, graph_name, parse
 from milepost.catalog.records import Record
-from milepost.checkpoint import open_checkpoint, prepare, store
+from milepost.checkpoint import open_checkpoint, store
 from milepost.config import CheckpointConfig
 from milepost.errors import (
     CheckpointNotFoundError,
@@ -35,13 +39,18 @@ from milepost.errors import (
     SettingError,
 )
 from milepost.graphs.meta import graph_meta
-from milepost.moment import EPOCH_START, RANDOM, Moment, Resumed
+from milepost.moment import EPOCH_START, LOADER, RANDOM, Moment, Resumed
 from milepost.parameters import Parameters
+from milepost.policy.keep import expired
 from milepost.policy.save import Progress
-from milepost.state import modules, optimizers, random
+from milepost.progress import TrainingProgress, keeps_state
+from milepost.signals import SignalWatch
+from milepost.state import random
+from milepost.state.report import LoadReport
 from milepost.state.snapshot import Snapshot
 from milepost.storage.base import Lock
 from milepost.storage.local import LocalStorage
+from milepost.training_state import TrainingState, apply
 
 
 class Clock:
@@ -56,74 +65,169 @@ class Clock:
         return time.time()
 
 
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint that is kept; it can be given wherever a path can.
+
+    Args:
+        path: The file.
+        epoch: The epoch it was saved in, from 1.
+        step: The step within that epoch.
+        global_step: Steps of all epochs, or None in a file of another program.
+        created: When it was saved, in Unix seconds.
+        nbytes: The file's size in bytes.
+        metrics: What was measured at that moment.
+    """
+
+    path: Path
+    epoch: int
+    step: int
+    global_step: int | None
+    created: float
+    nbytes: int
+    metrics: Mapping[str, float]
+
+    def __fspath__(self) -> str:
+        return os.fspath(self.path)
+
+
 class CheckpointManager:
-    """Saves a training by policy, keeps what is to be kept, and finds it again.
+    """Saves a training by policy, keeps what is to be kept, finds it again, and goes on with it exactly.
 
     Args:
         directory: The folder; made when a run begins.
-        net: The module.
+        net: The network: its entries are called as its parameters and buffers are.
         optimizer: Its optimizer.
-        beside: Further modules that are trained, e.g. a loss with parameters, by a name that their entries begin with.
+        loader: Where `TrainingProgress.steps` takes the batches from, unless it is told.
         prefix: What the files' names begin with.
         config: When to save and what to keep; the defaults of `CheckpointConfig` if None.
         clock: Where the time comes from.
+        **objects: Whatever else belongs to the training, by name: further modules (a discriminator, an EMA) and
+            optimizers, learning-rate schedulers, a `torch.amp.GradScaler`, anything with ``state_dict`` and
+            ``load_state_dict``.
+
+    Attributes:
+        progress: Where the training stands.
+        reports: What the last `resume` loaded, one report for each object.
 
     Raises:
         SettingError: A setting cannot be meant.
+        SettingTypeError: An object without ``state_dict`` and ``load_state_dict``.
+
+    Example:
+        >>> import tempfile
+        >>> net = torch.nn.Linear(2, 1)
+        >>> optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+        >>> scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1)
+        >>> batches = [torch.randn(4, 2) for _ in range(3)]
+        >>> with CheckpointManager(tempfile.mkdtemp(), net, optimizer, scheduler=scheduler) as checkpoints:
+        ...     progress = checkpoints.resume()
+        ...     for epoch in progress.epochs(2):
+        ...         for batch in progress.steps(batches):
+        ...             optimizer.zero_grad()
+        ...             loss = net(batch).square().mean()
+        ...             loss.backward()
+        ...             _ = optimizer.step()
+        ...             checkpoints.step(loss=loss)
+        ...         scheduler.step()
+        >>> checkpoints.latest().name
+        'CKP-2_3.ckpt'
     """
 
     def __init__(
         self,
         directory: str | os.PathLike[str],
-        net: nn.Module,
+        net: nn.Module | None = None,
         optimizer: Optimizer | None = None,
         *,
-        beside: Mapping[str, nn.Module] = MappingProxyType({}),
+        loader: Iterable[Any] | None = None,
         prefix: str = "CKP",
         config: CheckpointConfig | None = None,
         clock: Clock | None = None,
+        **objects: Any,
     ) -> None:
         self._prefix = check_prefix(prefix)
         self._storage = LocalStorage(check_directory(directory))
-        self._net = net
-        self._optimizer = optimizer
-        self._beside = {f"{name}.": module for name, module in beside.items()}
+        self._state = TrainingState(net, optimizer, objects)
+        self._loader = loader
         self._config = config or CheckpointConfig()
         self._clock = clock or Clock()
         self._run = 0
         self._give_back: Callable[[], object] | None = None
         self._records: list[Record] = []
+        self._late: list[Report] = []
+        self._linked: CheckpointName | None = None
         self._last_attempt = Progress(0, 0, 0, self._clock.now_seconds())
         self._saved_step: int | None = None
         self._last_moment: Moment | None = None
         self._told: set[int | None] = set()
         self._lock = threading.RLock()
+        self._signals: SignalWatch | None = None
+        self.progress = TrainingProgress(loader=loader)
+        self.reports: tuple[LoadReport, ...] = ()
 
-    @property
     def latest(self) -> Path | None:
         """The newest checkpoint of this run, or None before the first."""
-        return self._storage.directory / self._records[-1].name.text if self._records else None
+        return self._path(self._records[-1]) if self._records else None
+
+    def best(self) -> Path | None:
+        """The best checkpoint of this run by `CheckpointConfig.monitor`, or None before the first that was measured.
+
+        Raises:
+            SettingError: There is no monitor.
+        """
+        policy = self._config.best_policy()
+        if policy is None:
+            raise SettingError(
+                "CheckpointConfig.monitor",
+                found="None",
+                expected="the name of a metric that says what is best",
+                remedy='Write CheckpointConfig(monitor="accuracy").',
+            )
+        best = policy.best(self._records)
+        return self._path(best[0]) if best else None
+
+    def all(self) -> list[Saved]:
+        """The checkpoints of this run that are kept, oldest first."""
+        return [
+            Saved(
+                self._path(record), record.name.epoch, record.name.step, record.global_step, record.created,
+                record.nbytes, record.metrics,
+            )
+            for record in self._records
+        ]  # fmt: skip
 
     @property
     def needs_inputs(self) -> bool:
         """Whether the network's inputs are still wanted, for its graph."""
         return not self._records
 
-    def start(self, after: Moment | None = None) -> None:
-        """Begin the next run of this prefix.
+    @property
+    def interrupted_by(self) -> signal.Signals | None:
+        """The signal that came, with `CheckpointConfig.save_on_signal`; else None."""
+        return None if self._signals is None else self._signals.received
+
+    def start(self, after: Moment | None = None) -> TrainingProgress:
+        """Begin the next run of this prefix, from the state that everything is in.
 
         Args:
             after: Where the training stands, if not at its beginning: from there on the next save is counted.
+
+        Returns:
+            The loops to train in.
 
         Raises:
             SaveError: The folder cannot be made or written to.
         """
         self.close()
         run, claim = records.claim_next_run(self._storage, self._prefix)
-        self._begin(run, claim, [], self._progress(after or Moment(0, 0, 0)))
+        self._begin(run, claim, [], self._progress(after or Moment(0, 0, 0)), None)
+        return self.progress
 
-    def resume(self, which: str | os.PathLike[str], steps_per_epoch: int | None = None) -> Resumed | None:
-        """Load a checkpoint into the network and the optimizer, and go on with its run.
+    def resume(
+        self, which: str | os.PathLike[str] = "auto", steps_per_epoch: int | None = None, *, strict: bool = True
+    ) -> TrainingProgress:
+        """Load a checkpoint into everything that is trained, and go on with its run.
 
         Args:
             which: ``auto`` for the newest checkpoint of the prefix, or a fresh start where there is none; ``must`` for
@@ -131,13 +235,15 @@ class CheckpointManager:
                 new run, so that nothing of the other future is overwritten; so does one that is newest only because
                 damaged ones were passed over.
             steps_per_epoch: Batches in the data set, where that is known.
+            strict: Whether every name of both sides must fit. Otherwise what is new stays as it is, and what is gone is
+                left; `reports` says so. Such a training does not go on exactly.
 
         Returns:
-            Where the training goes on, or None for a fresh start.
+            The loops to train in; its `where` is the checkpoint, or None for a fresh start.
 
         Raises:
             CheckpointNotFoundError: There is none.
-            LoadError: The checkpoint does not fit the network or the optimizer exactly; neither has changed.
+            LoadError: The checkpoint does not fit the network, the optimizer or another object; nothing has changed.
             RunInUseError: A living process is at work on the run.
         """
         self.close()
@@ -145,19 +251,19 @@ class CheckpointManager:
             path = Path(which)
             is_newest = path.parent.resolve() == self._storage.directory.resolve() and self._is_newest(path.name)
             with open_checkpoint(LocalStorage(path.parent), path.name) as parameters:
-                return self._go_on(parameters, path.name if is_newest else None, steps_per_epoch)
+                return self._go_on(parameters, path.name if is_newest else None, steps_per_epoch, strict)
         passed_over: list[MilepostError] = []
         for record in records.newest_first(self._storage, self._prefix, lambda found: passed_over.append(found.error)):
             name = record.name.text
             try:
                 with open_checkpoint(self._storage, name) as parameters:
                     parameters.verify()
-                    resumed = self._go_on(parameters, None if passed_over else name, steps_per_epoch)
+                    progress = self._go_on(parameters, None if passed_over else name, steps_per_epoch, strict)
             except (DamagedCheckpointError, NotACheckpointError, ReadError) as error:
                 passed_over.append(error)
             else:
                 _tell(passed_over)
-                return resumed
+                return progress
         _tell(passed_over)
         if which == "must":
             raise CheckpointNotFoundError(
@@ -166,45 +272,159 @@ class CheckpointManager:
                 expected='one to go on from (resume="must")',
                 remedy='Check directory and prefix, or train with resume="auto".',
             )
-        self.start()
-        return None
+        return self.start()
 
-    def step(self, moment: Moment) -> None:
-        """Save if the policy says that a checkpoint is due, as `CheckpointConfig.on_error` says."""
+    def follow(self, progress: TrainingProgress) -> None:
+        """Save a training whose loops are those of another manager."""
+        this = weakref.ref(self)  # the progress that the user holds must not keep the manager alive
+        progress.on_epoch_end.append(lambda: _end_epoch(this()))
+        self.progress = progress
+
+    def restore(self, which: str | os.PathLike[str], *, strict: bool = True) -> tuple[LoadReport, ...]:
+        """Load a checkpoint into everything that is trained; where the training stands, and its run, stay as they are.
+
+        Args:
+            which: The path of a checkpoint, e.g. ``checkpoints.best()``.
+            strict: As in `resume`.
+
+        Returns:
+            What was loaded, one report for each object.
+
+        Raises:
+            CheckpointNotFoundError: No such file.
+            LoadError: It does not fit; nothing has changed.
+        """
+        path = Path(which)
+        with open_checkpoint(LocalStorage(path.parent), path.name) as parameters:
+            loads = self._state.prepare(parameters, strict=strict)
+            apply(loads)
+        return tuple(load.report for load in loads)
+
+    def step(self, moment: Moment | None = None, /, **metrics: Any) -> None:
+        """Say that a step is done, and save if the policy says that a checkpoint is due.
+
+        A save that is due at an epoch's last step is made when the body of ``for epoch in progress.epochs(...)`` has
+        come to its end, so that the checkpoint holds what a scheduler or a validation does there.
+
+        Args:
+            moment: Where the training stands, for callers that count by themselves.
+            metrics: Figures of this step, e.g. ``loss=loss``: numbers or tensors with one element.
+
+        Raises:
+            SaveError: The file system refused (but see `CheckpointConfig.on_error`).
+            UnsupportedStateError: Something in the state cannot be stored.
+            SystemExit: With `CheckpointConfig.save_on_signal`, when a signal came: the step is saved.
+        """
+        if moment is None:
+            self.progress.count_step()
+            moment = self.progress.moment(_detached(metrics))
         self._last_moment = moment
-        if self._config.save_policy().is_due(self._progress(moment), self._last_attempt):
-            self._save_or_tell(moment)
+        if self.interrupted_by is not None:
+            self.save_breakpoint()
+            raise SystemExit(128 + self.interrupted_by)
+        if not self.progress.waits_for_epoch_end:
+            self._save_if_due(moment)
+
+    def step_with_inputs(self, inputs: tuple[torch.Tensor, ...], **metrics: Any) -> None:
+        """As `step`, with the network's inputs as an example for its graph."""
+        self.step(self.progress.moment(_detached(metrics), inputs))
+
+    def save_interrupted(self, **metrics: Any) -> None:
+        """Save the step that was done when a signal came, as a breakpoint."""
+        self._last_moment = self.progress.moment(_detached(metrics))
+        self.save_breakpoint()
+
+    def report(self, **metrics: Any) -> None:
+        """Add figures that came later, e.g. those of a validation, to the moment that the training is at.
+
+        They count for the checkpoint of this moment, also when that is written already; a moment that is among the best
+        by `CheckpointConfig.monitor` is saved if it is not yet.
+
+        Args:
+            metrics: Numbers or tensors with one element, e.g. ``accuracy=0.97``.
+        """
+        moment = self._last_moment or self.progress.moment({})
+        values = {key: float(value) for key, value in _detached(metrics).items()}
+        report = Report(moment.epoch, moment.step, moment.global_step, self._clock.unix_seconds(), values)
+        self.progress.history.append(report)
+        with self._lock:
+            found = [place for place, record in enumerate(self._records) if record.global_step == moment.global_step]
+            for place in found:
+                record = self._records[place]
+                self._records[place] = replace(record, metrics={**record.metrics, **values})
+            if found:
+                self._late.append(report)
+                self._or_tell(lambda: ledger.write(self._storage, self._prefix, self._run, self._late))
+                self._rate()
+            elif self._last_moment is not None and not self.progress.waits_for_epoch_end:
+                self._save_if_best(self._last_moment)
+
+    def take_state(self, snapshot: Snapshot) -> None:
+        """Gather everything that is trained, as a save does."""
+        self._state.take(snapshot)
 
     def finish(self) -> None:
         """Save the last step, unless it is saved."""
         if self._last_moment is not None:
-            self._save_or_tell(self._last_moment)
+            self.progress.finish_epoch()
+            self._save_or_tell(self._up_to_date(self._last_moment))
+
+    def wait(self) -> None:
+        """Return when everything that was saved is durable; saves are, so this is at once."""
 
     def close(self) -> None:
         """Give the run back, so that it can be gone on with; the end of the process does so too."""
         self._run = 0
+        if self._signals is not None:
+            self._signals.__exit__(None, None, None)
+            self._signals = None
         if self._give_back is not None:
             self._give_back()
 
-    def save_breakpoint(self, moment: Moment | None = None) -> None:
-        """Save a step out of turn, under a name that says so; by default the last one. One that is saved stays so."""
-        moment = moment or self._last_moment
-        if moment is not None:
-            self._save_or_tell(moment, BREAKPOINT)
+    def __enter__(self) -> CheckpointManager:
+        return self
 
-    def save(self, moment: Moment, suffix: str = "") -> Path:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None and self._run:
+                self.finish()
+            elif self._run and self._config.exception_save and not isinstance(error, SystemExit):
+                self.save_after_exception()
+        finally:
+            self.close()
+
+    def save_after_exception(self) -> None:
+        """Save the last step that was done as a breakpoint; a failure to do so is only told."""
+        try:
+            self.save_breakpoint()
+        except MilepostError as failure:  # what ends the training matters more
+            warnings.warn(f"the last step before the exception was not saved: {failure}", stacklevel=2)
+
+    def save_breakpoint(self) -> None:
+        """Save the last step out of turn, under a name that says so. One that is saved stays so."""
+        if self._last_moment is not None:
+            self._save_or_tell(self._last_moment, BREAKPOINT)
+
+    def save(self, moment: Moment | None = None, /, **metrics: Any) -> Path:
         """Save now; a second save of one step returns the first. Threads take turns.
 
         Args:
-            moment: Where the training stands.
-            suffix: What the file's name ends with.
+            moment: Where the training stands, for callers that count by themselves.
+            metrics: Figures of this moment.
+
+        Returns:
+            The checkpoint.
 
         Raises:
             SaveError: The file system refused; every earlier checkpoint is as it was.
             UnsupportedStateError: Something in the state cannot be stored.
         """
         with self._lock:
-            return self._save(moment, suffix)
+            if moment is None:
+                self._last_moment = moment = self.progress.moment(_detached(metrics))
+            return self._save(moment, "")
 
     def _save(self, moment: Moment, suffix: str) -> Path:
         if not self._run:
@@ -214,21 +434,57 @@ class CheckpointManager:
                 expected="a run",
                 remedy="Call start() or resume() first.",
             )
-        if self.latest is None or self._saved_step != moment.global_step:
+        if not self._records or self._saved_step != moment.global_step:
             is_first = not self._records
             self._last_attempt = self._progress(moment)
             self._records.append(self._write(moment, suffix))
             self._saved_step = moment.global_step
             self._told.clear()
-            self._prune()
+            self._rate()
             if is_first:
                 self._write_graph(moment.inputs)
-        assert self.latest is not None
-        return self.latest
+        return self._path(self._records[-1])
+
+    def _save_if_due(self, moment: Moment) -> None:
+        if self._config.save_policy().is_due(self._progress(moment), self._last_attempt):
+            self._save_or_tell(moment)
+
+    def _save_if_best(self, moment: Moment) -> None:
+        policy = self._config.best_policy()
+        if policy is None or self._saved_step == moment.global_step:
+            return
+        name = CheckpointName(self._prefix, self._run, moment.epoch, moment.step)
+        candidate = Record(name, self._clock.unix_seconds(), 0, moment.global_step, self._metrics(moment))
+        if candidate in policy.best([*self._records, candidate]):
+            self._save_or_tell(moment)
+
+    def _epoch_end(self) -> None:
+        """What `TrainingProgress.epochs` calls when an epoch's body has come to its end."""
+        if self._last_moment is None or not self._run:
+            return
+        moment = self._last_moment = self._up_to_date(self._last_moment)
+        if moment.global_step == self.progress.global_step:
+            self._save_if_due(moment)
+            self._save_if_best(moment)
+
+    def _up_to_date(self, moment: Moment) -> Moment:
+        """The moment with what has happened since its step: what was reported, and the epoch's end."""
+        if moment.global_step != self.progress.global_step:
+            return moment
+        now = self.progress.moment(moment.metrics, moment.inputs)
+        return replace(moment, is_epoch_done=now.is_epoch_done, history=now.history)
 
     def _save_or_tell(self, moment: Moment, suffix: str = "") -> None:
+        def save() -> None:
+            with self._lock:
+                self._save(moment, suffix)
+
+        self._or_tell(save)
+
+    def _or_tell(self, act: Callable[[], object]) -> None:
+        """Do something that the file system may refuse, as `CheckpointConfig.on_error` says."""
         try:
-            self.save(moment, suffix)
+            act()
         except SaveError as error:
             if self._config.on_error == "raise":
                 raise
@@ -236,16 +492,24 @@ class CheckpointManager:
                 self._told.add(error.errno)
                 warnings.warn(f"not saved; the training goes on, and the next due save is tried. {error}", stacklevel=2)
 
+    def _metrics(self, moment: Moment) -> dict[str, float]:
+        """The figures of a moment, those that were reported for it too; the later of two counts."""
+        metrics = {key: float(value) for key, value in moment.metrics.items()}
+        for report in moment.history:
+            if report.global_step == moment.global_step:
+                metrics |= report.metrics
+        return metrics
+
     def _write(self, moment: Moment, suffix: str) -> Record:
         name = CheckpointName(self._prefix, self._run, moment.epoch, moment.step, suffix)
         created = self._clock.unix_seconds()
-        metrics = {key: float(value) for key, value in moment.metrics.items()}
+        metrics = self._metrics(moment)
         snapshot = Snapshot()
-        modules.take(self._net, snapshot)
-        for prefix, module in self._beside.items():
-            modules.take(module, snapshot, prefix)
-        if self._optimizer is not None:
-            optimizers.take(self._optimizer, self._parameter_names(), snapshot)
+        self.take_state(snapshot)
+        is_current = moment.global_step == self.progress.global_step
+        if moment.loader is not None and is_current and keeps_state(moment.loader):
+            place = moment.loader.state_dict()  # type: ignore[attr-defined]
+            snapshot.state[LOADER] = snapshot.pack(place, LOADER, "random")
         snapshot.state[RANDOM] = snapshot.pack(random.capture(moment.loader), RANDOM, "random")
         if moment.epoch_start is not None:
             snapshot.state[EPOCH_START] = snapshot.pack(dict(moment.epoch_start), EPOCH_START, "random")
@@ -255,15 +519,26 @@ class CheckpointManager:
             "step": moment.step,
             "global_step": moment.global_step,
             "steps_per_epoch": moment.steps_per_epoch,
+            "epoch_done": moment.is_epoch_done or moment.step == moment.steps_per_epoch,
             "time": created,
-            # JSON has no NaN; a diverged loss is still worth telling.
-            "metrics": {key: value if math.isfinite(value) else str(value) for key, value in metrics.items()},
+            "metrics": metrics_to_json(metrics),
+            "history": ledger.encode(moment.history),
         }
         stat = store(self._storage, name.text, snapshot, facts)
         return Record(name, created, stat.nbytes, moment.global_step, metrics)
 
-    def _prune(self) -> None:
-        for record in self._config.keep_policy().expired(self._records):
+    def _rate(self) -> None:
+        """After anything has become durable: name the best, and let go of what has expired."""
+        policy = self._config.best_policy()
+        best = policy.best(self._records)[:1] if policy is not None else []
+        if best and best[0].name != self._linked:
+            name = best_name(self._prefix, self._run)
+            try:
+                self._or_tell(lambda: self._storage.link(best[0].name.text, name))
+            except CheckpointNotFoundError as error:  # somebody has removed it
+                _tell([error])
+            self._linked = best[0].name
+        for record in expired(self._config.keep_policy(), self._records):
             try:
                 self._storage.remove(record.name.text)
             except SaveError as error:  # the training matters more; it is tried again after the next save
@@ -273,35 +548,34 @@ class CheckpointManager:
 
     def _write_graph(self, inputs: tuple[torch.Tensor, ...]) -> None:
         name = graph_name(self._prefix, self._run)
-        if not inputs or any(stat.name == name for stat in self._storage.list()):
+        if self._state.net is None or not inputs or any(stat.name == name for stat in self._storage.list()):
             return
         try:
             run = {"prefix": self._prefix, "run": str(self._run)}
-            content = graph_meta(self._net, inputs, metadata=run)
+            content = graph_meta(self._state.net, inputs, metadata=run)
             with self._storage.create(name, len(content)) as file:
                 file.write(content)
                 file.commit()
         except Exception as error:  # whatever a tracer meets in a network, it is no reason to end a training
             warnings.warn(f"{name} was not written; the training goes on. {error}", stacklevel=2)
 
-    def _go_on(self, parameters: Parameters, newest: str | None, steps_per_epoch: int | None) -> Resumed:
+    def _go_on(
+        self, parameters: Parameters, newest: str | None, steps_per_epoch: int | None, strict: bool
+    ) -> TrainingProgress:
         """Load, and go on with the run of the checkpoint called `newest`, or begin a new one."""
         resumed = Resumed(parameters)
         resumed.check_epoch(steps_per_epoch)
-        loads = [prepare(self._net, parameters, strict=True)]
-        loads += [prepare(module, parameters, strict=True, part=prefix[:-1]) for prefix, module in self._beside.items()]
-        if self._optimizer is not None:
-            loads.append(prepare(self._optimizer, parameters, strict=True, names=self._parameter_names()))
+        loads = self._state.prepare(parameters, strict=strict)
         run, claim, own = self._claim_for(None if newest is None else parse(newest, self._prefix))
         try:
-            for load in reversed(loads):  # the optimizer first: only there torch can still find what it does not take
-                load.apply()
+            apply(loads)
         except BaseException:
             claim.release()
             raise
         now = self._clock.now_seconds()
-        self._begin(run, claim, own, Progress(resumed.epoch, resumed.step, resumed.global_step, now))
-        return resumed
+        self._begin(run, claim, own, Progress(resumed.epoch, resumed.step, resumed.global_step, now), resumed)
+        self.reports = tuple(load.report for load in loads)
+        return self.progress
 
     def _claim_for(self, name: CheckpointName | None) -> tuple[int, Lock, list[Record]]:
         """Claim the run that `name` is the newest checkpoint of, or else a new one."""
@@ -319,13 +593,10 @@ class CheckpointManager:
         own = [] if name is None else records.records(self._storage, self._prefix, name.run, unreadable.append)
         return bool(own) and own[-1].name == name and not unreadable
 
-    def _parameter_names(self) -> dict[int, str]:
-        names = modules.parameter_names(self._net)
-        for prefix, module in self._beside.items():
-            names = modules.parameter_names(module, prefix) | names
-        return names
+    def _path(self, record: Record) -> Path:
+        return self._storage.directory / record.name.text
 
-    def _begin(self, run: int, claim: Lock, own: list[Record], last_save: Progress) -> None:
+    def _begin(self, run: int, claim: Lock, own: list[Record], last_save: Progress, resumed: Resumed | None) -> None:
         # Also when the manager is dropped without a close, and at the end of the process.
         self._give_back = weakref.finalize(self, claim.release)
         self._run = run
@@ -333,11 +604,41 @@ class CheckpointManager:
         self._last_attempt = last_save
         self._saved_step = own[-1].global_step if own else None
         self._last_moment = None
+        self._linked = None
         self._told.clear()
         records.sweep(self._storage, self._prefix)
+        self.follow(TrainingProgress(resumed, loader=self._loader))
+        self._late = self._late_reports() if own else []
+        if resumed is not None:
+            known = len(self.progress.history)
+            here = [report for report in self._late if report.global_step == resumed.global_step]
+            self.progress.history += [report for report in here if report not in self.progress.history[:known]]
+        if own:
+            self._rate()
+        if self._config.save_on_signal:
+            self._signals = SignalWatch()
+            self._signals.__enter__()
+
+    def _late_reports(self) -> list[Report]:
+        try:
+            return ledger.read(self._storage, self._prefix, self._run)
+        except MilepostError as error:
+            _tell([error])
+            return []
 
     def _progress(self, moment: Moment) -> Progress:
-        return Progress(moment.epoch, moment.step, moment.global_step, self._clock.now_seconds())
+        now = self._clock.now_seconds()
+        return Progress(moment.epoch, moment.step, moment.global_step, now, is_epoch_end=moment.is_epoch_done)
+
+
+def _end_epoch(manager: CheckpointManager | None) -> None:
+    if manager is not None:
+        manager._epoch_end()
+
+
+def _detached(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """The metrics without their graphs, which would keep a step's memory."""
+    return {key: value.detach() if isinstance(value, torch.Tensor) else value for key, value in metrics.items()}
 
 
 def _tell(passed_over: list[MilepostError]) -> None:

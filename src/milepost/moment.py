@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from milepost.catalog.ledger import Report, decode
 from milepost.errors import DamagedCheckpointError, LoadError
 from milepost.parameters import Parameters
 from milepost.state import random
@@ -16,7 +17,9 @@ from milepost.state import random
 RANDOM = "random"
 """Where a checkpoint keeps the random state of its moment ..."""
 EPOCH_START = "random_at_epoch_start"
-"""... and that of its epoch's start, from which the order of the epoch's data follows."""
+"""... and that of its epoch's start, from which the order of the epoch's data follows ..."""
+LOADER = "loader"
+"""... and what a loader that keeps its own place says of it."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,8 @@ class Moment:
         loader: Where the batches come from; its generators' state is saved.
         epoch_start: What `milepost.state.random.capture` returned just before the epoch's first batch was drawn.
         inputs: The network's inputs of this step, an example for its graph.
+        is_epoch_done: Whether everything that belongs to the epoch has happened, what follows its last step too.
+        history: What was reported so far, oldest first.
     """
 
     epoch: int
@@ -42,6 +47,8 @@ class Moment:
     loader: object = None
     epoch_start: Mapping[str, Any] | None = None
     inputs: tuple[torch.Tensor, ...] = ()
+    is_epoch_done: bool = False
+    history: tuple[Report, ...] = ()
 
 
 class Resumed:
@@ -53,6 +60,7 @@ class Resumed:
         step: Steps of that epoch that are done; 0 at its start.
         global_step: Steps done in all epochs.
         steps_per_epoch: Steps of a whole epoch, where that was known.
+        history: What was reported so far, oldest first.
     """
 
     def __init__(self, parameters: Parameters) -> None:
@@ -67,11 +75,13 @@ class Resumed:
             )
         epoch, step, self.global_step = (self._count(facts, key) for key in ("epoch", "step", "global_step"))
         self.steps_per_epoch = facts.get("steps_per_epoch")
-        is_epoch_done = step == self.steps_per_epoch
+        is_epoch_done = facts.get("epoch_done", step == self.steps_per_epoch) is True
         self.epoch = max(1, epoch) + is_epoch_done
         self.step = 0 if is_epoch_done else step
         self._random = parameters.state(RANDOM)
         self._epoch_start = parameters.state(EPOCH_START)
+        self.loader_state = parameters.state(LOADER)
+        self.history = decode(facts.get("history", []), f"{self.where}, metadata")
 
     def check_epoch(self, steps_per_epoch: int | None) -> None:
         """Refuse to go on within an epoch of another length: its batches would be others."""
@@ -98,6 +108,18 @@ class Resumed:
         """Set the random state of the moment of the save, after the batches that were done then are dropped."""
         if self.step:
             self._restore(self._random, loader)
+
+    def restore_loader(self, loader: Any) -> None:
+        """Bring a loader that keeps its own place back to it."""
+        try:
+            loader.load_state_dict(self.loader_state)
+        except Exception as error:
+            raise LoadError(
+                self.where,
+                found=f"a place in the data that the {type(loader).__name__} does not take ({error})",
+                expected="the loader that was saved, built as it was then",
+                remedy="Give the data set, and the batch size, that the training began with.",
+            ) from error
 
     def _restore(self, state: dict[str, Any] | None, loader: object) -> None:
         try:

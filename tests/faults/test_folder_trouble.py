@@ -64,7 +64,7 @@ def test_a_file_system_that_becomes_read_only_is_told(small_disk):
         with pytest.raises(SaveError, match="Save to a folder that can be written to") as caught:
             act(2)
         assert caught.value.errno == errno.EROFS
-    assert step_of(training.manager.latest) == 1
+    assert step_of(training.manager.latest()) == 1
     subprocess.run(["umount", str(folder)], check=True)
     assert step_of(training.save(3)) == 3
 

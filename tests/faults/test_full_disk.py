@@ -61,7 +61,7 @@ def test_a_disk_that_fills_up_in_the_middle_of_a_save_loses_nothing(small_disk, 
     assert {path.name: path.read_bytes() for path in files} == before
     (small_disk / "filler").unlink()
     save(3)
-    assert step_of(small_disk / "run" / OVERWRITTEN if act == "overwrite" else training.manager.latest) == 3
+    assert step_of(small_disk / "run" / OVERWRITTEN if act == "overwrite" else training.manager.latest()) == 3
 
 
 def test_a_disk_that_is_full_from_the_beginning_says_so(small_disk):
@@ -90,7 +90,7 @@ def test_a_training_that_was_told_to_warn_trains_on_through_a_full_disk(small_di
     (small_disk / "filler").unlink()
     training.take_step(5)
     training.manager.step(Moment(1, 5, 5))
-    assert step_of(training.manager.latest) == 5
+    assert step_of(training.manager.latest()) == 5
 
 
 def test_trainings_that_are_killed_on_a_full_disk_lose_nothing(small_disk, tmp_path, processes):

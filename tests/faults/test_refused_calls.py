@@ -89,7 +89,7 @@ def test_a_save_whose_every_call_is_refused_in_turn_loses_nothing(
         check_outcome(watched, error, calls.calls, number, number_of_reason, for_ever)
         refused[calls.calls[number - 1].name] += 1
         watched.save(watched.step + 1)
-        assert step_of(watched.training.manager.latest if act == "save" else watched.training.folder / OVERWRITTEN)
+        assert step_of(watched.training.manager.latest() if act == "save" else watched.training.folder / OVERWRITTEN)
         if act == "save":
             judge(watched.training.folder, Report(watched.report, saved=[steps_before + 1]))
     assert error is None

@@ -40,8 +40,7 @@ class Training:
 
     def resume(self) -> int:
         """Go on with the newest checkpoint, and return its step; 0 for a fresh start."""
-        resumed = self.manager.resume("auto")
-        return resumed.global_step if resumed else 0
+        return self.manager.resume("auto").global_step
 
     def take_step(self, step: int) -> None:
         """Make every weight and every momentum `step`."""

@@ -12,7 +12,7 @@ from milepost.errors import SettingError, SettingTypeError, TrainingError
 from milepost.nn import CrossEntropyLoss, Momentum, SoftmaxCrossEntropyWithLogits
 from milepost.train.callback import Callback
 from milepost.train.devices import move_state_to_parameters
-from milepost.train.model import Model, _Position
+from milepost.train.model import Model
 
 
 @pytest.fixture
@@ -254,44 +254,6 @@ def test_initial_epoch_continues_the_count_of_epochs(model, blobs):
     steps = Steps()
     model.train(4, blobs[:1], steps, initial_epoch=2)
     assert [epoch for epoch, _, _ in steps.seen] == [3, 4]
-
-
-def test_a_training_can_begin_within_an_epoch(model, blobs):
-    """Batches that are behind are drawn and dropped without a call, and every count goes on."""
-    drawn = []
-
-    class Numbered:
-        def __iter__(self):
-            for number, batch in enumerate(blobs[:3]):
-                drawn.append(number)
-                yield batch
-
-    steps = Steps()
-    model._train(3, Numbered(), steps, _Position(epoch=1, step=2, global_step=5))
-    assert drawn == [0, 1, 2, 0, 1, 2]
-    assert steps.seen == [(2, 6, 3), (3, 7, 1), (3, 8, 2), (3, 9, 3)]
-
-
-def test_a_training_that_goes_on_equals_one_that_was_never_interrupted(make_network, blobs):
-    """Stop after 5 steps and go on from there: the parameters are the same to the bit."""
-
-    def trained(*parts):
-        network = make_network()
-        network[3].p = 0.0  # random state is not part of this
-        model = Model(network, CrossEntropyLoss(), Momentum(network.parameters(), 0.1, 0.9))
-        for start, stop_at in parts:
-            model._train(2, blobs, Steps(stop_at), start)
-        return parameters(network)
-
-    whole = trained((_Position(), None))
-    in_parts = trained((_Position(), 5), (_Position(0, 5, 5), 14), (_Position(1, 2, 14), None))
-    assert all(map(torch.equal, whole, in_parts))
-
-
-def test_a_position_that_the_data_set_cannot_reach_is_refused(model, blobs):
-    """A data set that became shorter is not the one that the training began with."""
-    with pytest.raises(TrainingError, match="found 3 batches; expected more than the 5"):
-        model._train(1, blobs[:3], None, _Position(0, 5, 5))
 
 
 def test_a_stop_ends_the_training_after_the_step(model, blobs):

@@ -10,9 +10,12 @@ import pytest
 import torch
 
 from milepost.errors import MissingExtraError
+from milepost.manager import CheckpointManager
+from milepost.moment import Moment
 from milepost.nn import CrossEntropyLoss, Momentum
 from milepost.train.callback import Callback
-from milepost.train.model import Model, _Position
+from milepost.train.checkpoint import ModelCheckpoint
+from milepost.train.model import Model
 from milepost.train.progress import ProgressBar
 
 
@@ -89,9 +92,13 @@ def test_on_a_terminal_the_bar_moves(terminal, model, blobs, capsys):
     assert output.count("\x1b[?25h") == 1, "the cursor is shown again"
 
 
-def test_after_a_resume_within_an_epoch_the_bar_begins_there(terminal, model, blobs, capsys):
+def test_after_a_resume_within_an_epoch_the_bar_begins_there(terminal, model, blobs, capsys, tmp_path):
     """Steps that are behind are full from the first moment."""
-    model._train(1, blobs[:6], ProgressBar(), _Position(epoch=0, step=4, global_step=4))
+    with CheckpointManager(tmp_path, model.network, model.optimizer) as checkpoints:
+        checkpoints.start()
+        checkpoints.save(Moment(1, 4, 4, 6))
+    capsys.readouterr()
+    model.train(1, blobs[:6], [ProgressBar(), ModelCheckpoint(directory=tmp_path)], resume="must")
     assert re.findall(r"(\d+)/6", capsys.readouterr().out)[0] == "4"
 
 

@@ -265,17 +265,18 @@ def test_two_savers_of_one_training(tmp_path):
         model.train(1, LOADERS["a list"](), [savers[0], ModelCheckpoint("a", tmp_path)])
 
 
-def test_a_saver_that_did_not_see_the_beginning_says_so(tmp_path):
-    """A subclass that forgets its parent's on_train_begin."""
-
-    class Forgetful(ModelCheckpoint):
-        def on_train_begin(self, run_context):
-            pass
-
+def test_a_saver_that_is_in_two_trainings_at_once_says_so(tmp_path):
+    """An inner training that shares the outer one's callback would end the outer one's run."""
     net = network()
     model = Model(net, CrossEntropyLoss(), OPTIMIZERS["Adam"](net))
-    with pytest.raises(TrainingError, match="super"):
-        model.train(1, LOADERS["a list"](), Forgetful("a", tmp_path))
+    saver = ModelCheckpoint("a", tmp_path)
+
+    class Inner(Callback):
+        def on_train_step_end(self, run_context):
+            model.train(1, LOADERS["a list"](), saver)
+
+    with pytest.raises(TrainingError, match="one training at a time"):
+        model.train(1, LOADERS["a list"](), [saver, Inner()])
 
 
 SCRIPT = """

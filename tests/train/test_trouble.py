@@ -13,9 +13,9 @@ from torch import nn
 from milepost import CheckpointConfig, Model, ModelCheckpoint, load_checkpoint
 from milepost.errors import GraphError, SaveError
 from milepost.nn import CrossEntropyLoss, Momentum
+from milepost.signals import SIGNALS
 from milepost.storage.local import LocalStorage
 from milepost.train.callback import Callback
-from milepost.train.signals import SIGNALS
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*-graph.meta was not written")
 BATCHES = [(torch.full((4, 4), float(i)), torch.arange(4) % 3) for i in range(6)]

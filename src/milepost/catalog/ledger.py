@@ -70,7 +70,7 @@ def read(storage: Storage, prefix: str, run: int) -> list[Report]:
         return []
     owner, reports = _parts(text, where)
     # "a_2-metrics.json" is the name of the second run of "a" and of the first of "a_2".
-    return [_report(each, where) for each in reports] if owner == _owner(prefix, run) else []
+    return decode(reports, where) if owner == _owner(prefix, run) else []
 
 
 def write(storage: Storage, prefix: str, run: int, reports: Sequence[Report]) -> None:
@@ -87,7 +87,7 @@ def write(storage: Storage, prefix: str, run: int, reports: Sequence[Report]) ->
         UnsupportedStateError: A metric's name is not a text.
     """
     name = metrics_name(prefix, run)
-    facts = {"run": _owner(prefix, run), "reports": [_facts(report) for report in reports]}
+    facts = {"run": _owner(prefix, run), "reports": encode(reports)}
     content = strict_json.encode(facts, name)
     if len(content) > MAX_NBYTES:
         raise SaveError(
@@ -99,6 +99,18 @@ def write(storage: Storage, prefix: str, run: int, reports: Sequence[Report]) ->
     with storage.create(name, len(content)) as file:
         file.write(content)
         file.commit()
+
+
+def encode(reports: Sequence[Report]) -> list[dict[str, object]]:
+    """Return reports as JSON."""
+    return [_facts(report) for report in reports]
+
+
+def decode(reports: Any, where: str) -> list[Report]:
+    """Undo `encode`, or raise `DamagedCheckpointError` with `where`."""
+    if not isinstance(reports, list):
+        _refuse(where, "no list of reports in it")
+    return [_report(each, where) for each in reports]
 
 
 def _owner(prefix: str, run: int) -> dict[str, object]:
@@ -115,7 +127,7 @@ def _facts(report: Report) -> dict[str, object]:
     }
 
 
-def _parts(text: bytes, where: str) -> tuple[dict[str, Any], list[Any]]:
+def _parts(text: bytes, where: str) -> tuple[dict[str, Any], Any]:
     try:
         facts = strict_json.decode(text)
         strict_json.check(facts)
@@ -123,9 +135,7 @@ def _parts(text: bytes, where: str) -> tuple[dict[str, Any], list[Any]]:
         _refuse(where, f"no such JSON ({error!s:.80})", error)
     if not isinstance(facts, dict) or not isinstance(facts.get("run"), dict):
         _refuse(where, "no run in it")
-    if not isinstance(facts.get("reports"), list):
-        _refuse(where, "no list of reports in it")
-    return facts["run"], facts["reports"]
+    return facts["run"], facts.get("reports")
 
 
 def _report(facts: Any, where: str) -> Report:

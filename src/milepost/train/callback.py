@@ -2,7 +2,16 @@
 
 from milepost.config import CheckpointConfig
 from milepost.train.checkpoint import ModelCheckpoint
+from milepost.train.early import EarlyStopping
 from milepost.train.lifecycle import Callback, RunContext
 from milepost.train.monitors import LossMonitor, TimeMonitor
 
-__all__ = ["Callback", "CheckpointConfig", "LossMonitor", "ModelCheckpoint", "RunContext", "TimeMonitor"]
+__all__ = [
+    "Callback",
+    "CheckpointConfig",
+    "EarlyStopping",
+    "LossMonitor",
+    "ModelCheckpoint",
+    "RunContext",
+    "TimeMonitor",
+]

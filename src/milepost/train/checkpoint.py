@@ -12,11 +12,10 @@ import torch
 
 from milepost.catalog.names import check_prefix
 from milepost.config import CheckpointConfig
-from milepost.errors import MilepostError, SettingError, SettingTypeError, TrainingError
+from milepost.errors import SettingError, SettingTypeError, TrainingError
 from milepost.manager import CheckpointManager, check_directory
-from milepost.moment import Moment, Resumed
+from milepost.progress import TrainingProgress, keeps_state
 from milepost.train.lifecycle import Callback, CallbackParams, RunContext
-from milepost.train.signals import SignalWatch
 
 
 class ModelCheckpoint(Callback):
@@ -75,77 +74,85 @@ class ModelCheckpoint(Callback):
         self.config = config or CheckpointConfig()
         self._manager: CheckpointManager | None = None
         self._latest: Path | None = None
-        self._signals: SignalWatch | None = None
+        self._best: Path | None = None
 
     @property
     def latest_ckpt_file_name(self) -> str | None:
         """The newest checkpoint of the run, as a path; None before the first."""
-        return None if self._latest is None else str(self._latest)
+        latest = self._latest if self._manager is None else self._manager.latest()
+        return None if latest is None else str(latest)
 
-    def resume(self, params: CallbackParams, which: str | os.PathLike[str]) -> Resumed | None:
-        """Load a checkpoint (as `CheckpointManager.resume`); the training that begins now goes on with it."""
-        manager = self._new_manager(params)
-        resumed = manager.resume(which, params.batch_num)
-        self._manager, self._latest = manager, manager.latest
-        return resumed
+    @property
+    def best_ckpt_file_name(self) -> str | None:
+        """The run's best checkpoint by `CheckpointConfig.monitor`, as a path; None without one, or before the first."""
+        best = self._best_of(self._manager) if self._manager is not None else self._best
+        return None if best is None else str(best)
 
-    def on_train_begin(self, run_context: RunContext) -> None:
-        """Begin a run, unless one was resumed."""
-        params = run_context.original_args()
+    def begin_run(
+        self, params: CallbackParams, which: str | os.PathLike[str] | None, initial_epoch: int
+    ) -> TrainingProgress:
+        """Begin a run, or go on with one (as `CheckpointManager.resume`); the training that begins now is saved in it.
+
+        Args:
+            params: The training.
+            which: As in `CheckpointManager.resume`, or None for a new run.
+            initial_epoch: Epochs that are behind a training that starts.
+        """
         self._refuse_twins(params)
-        if self._manager is None:
-            self._manager = self._new_manager(params)
-            self._manager.start(_moment(params))
-            self._latest = None
-        if self.config.save_on_signal:
-            self._signals = SignalWatch()
-            self._signals.__enter__()
+        manager = self._new_manager(params)
+        progress = manager.start() if which is None else manager.resume(which, params.batch_num)
+        if progress.where is None:
+            progress.begin_after(initial_epoch)
+        self._manager = manager
+        return progress
+
+    def join_run(self, params: CallbackParams, progress: TrainingProgress) -> None:
+        """Begin a run of a training that another ModelCheckpoint began, or goes on with."""
+        manager = self._new_manager(params)
+        manager.start(progress.moment({}))
+        manager.follow(progress)
+        self._manager = manager
+
+    def on_train_begin(self, run_context: RunContext) -> None:  # noqa: ARG002 (the life cycle's signature)
+        """Refuse a training that did not begin here."""
+        self._running()
 
     def on_train_step_end(self, run_context: RunContext) -> None:
         """Save if a checkpoint is due; at an epoch's last step, when its end has done what it does."""
         params = run_context.original_args()
-        if params.cur_step_in_epoch != params.batch_num:
-            self._step(run_context)
+        manager = self._running()
+        metrics = {} if params.net_outputs is None else {"loss": params.net_outputs}
+        signal = manager.interrupted_by
+        if signal is None:
+            manager.step_with_inputs(_inputs(params) if manager.needs_inputs else (), **metrics)
+        elif not run_context.get_stop_requested():
+            manager.save_interrupted(**metrics)
+            warnings.warn(f"{signal.name} ends the training; newest checkpoint: {manager.latest()}", stacklevel=2)
+            run_context.request_stop()
 
-    def on_train_epoch_end(self, run_context: RunContext) -> None:
-        """Save if the epoch's last step is due."""
+    def on_eval_end(self, run_context: RunContext) -> None:
+        """In a training that validates, add what was measured to the moment that it is at."""
         params = run_context.original_args()
-        if params.cur_step_in_epoch == params.batch_num:
-            self._step(run_context)
+        if self._manager is not None and params.metrics:
+            self._manager.report(**params.metrics)
 
     def on_train_end(self, run_context: RunContext) -> None:  # noqa: ARG002 (the life cycle's signature)
         """Save the last step."""
-        manager = self._running()
-        manager.finish()
-        self._latest = manager.latest
+        self._running().finish()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._signals is not None:
-            self._signals.__exit__(kind, error, trace)
-        manager, self._manager, self._signals = self._manager, None, None
-        if manager is not None and error is not None and self.config.exception_save:
-            try:
-                manager.save_breakpoint()
-            except MilepostError as failure:  # what ends the training matters more
-                warnings.warn(f"the last step before the exception was not saved: {failure}", stacklevel=2)
-            self._latest = manager.latest
-        if manager is not None:
-            manager.close()
+        manager, self._manager = self._manager, None
+        if manager is None:
+            return
+        if error is not None and self.config.exception_save:
+            manager.save_after_exception()
+        manager.close()
+        self._latest, self._best = manager.latest(), self._best_of(manager)
 
-    def _step(self, run_context: RunContext) -> None:
-        params = run_context.original_args()
-        manager = self._running()
-        moment = _moment(params, _inputs(params) if manager.needs_inputs else ())
-        received = self._signals.received if self._signals is not None else None
-        if received is None:
-            manager.step(moment)
-        elif not run_context.get_stop_requested():
-            manager.save_breakpoint(moment)
-            warnings.warn(f"{received.name} ends the training; newest checkpoint: {manager.latest}", stacklevel=2)
-            run_context.request_stop()
-        self._latest = manager.latest
+    def _best_of(self, manager: CheckpointManager) -> Path | None:
+        return None if self.config.monitor is None else manager.best()
 
     def _running(self) -> CheckpointManager:
         if self._manager is None:
@@ -159,9 +166,19 @@ class ModelCheckpoint(Callback):
 
     def _new_manager(self, params: CallbackParams) -> CheckpointManager:
         loss = params.loss_fn
-        beside = {"loss": loss} if isinstance(loss, torch.nn.Module) and loss.state_dict() else {}
+        objects: dict[str, Any] = {"loss": loss} if isinstance(loss, torch.nn.Module) and loss.state_dict() else {}
+        for callback in params.list_callback:
+            if callback is not self and keeps_state(callback):
+                name = f"callback_{type(callback).__name__}"
+                objects[name if name not in objects else f"{name}_{len(objects)}"] = callback
         return CheckpointManager(
-            self.directory, params.network, params.optimizer, beside=beside, prefix=self.prefix, config=self.config
+            self.directory,
+            params.network,
+            params.optimizer,
+            loader=params.train_dataset,
+            prefix=self.prefix,
+            config=self.config,
+            **objects,
         )
 
     def _refuse_twins(self, params: CallbackParams) -> None:
@@ -174,19 +191,6 @@ class ModelCheckpoint(Callback):
                 expected="one: each would count and remove the other's files",
                 remedy="Give them different prefixes.",
             )
-
-
-def _moment(params: CallbackParams, inputs: tuple[Any, ...] = ()) -> Moment:
-    return Moment(
-        epoch=params.cur_epoch_num,
-        step=params.cur_step_in_epoch,
-        global_step=params.cur_step_num,
-        steps_per_epoch=params.batch_num,
-        metrics={} if params.net_outputs is None else {"loss": params.net_outputs},
-        loader=params.train_dataset,
-        epoch_start=params.epoch_start,
-        inputs=inputs,
-    )
 
 
 def _inputs(params: CallbackParams) -> tuple[Any, ...]:

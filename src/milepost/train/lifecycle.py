@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from numbers import Integral
 from types import TracebackType
@@ -135,7 +135,6 @@ class CallbackParams:
         batch_num: Batches per epoch, or None where the data set has no length.
         cur_epoch_num: The current epoch, from 1.
         cur_step_num: The current step since the training began, from 1; 0 before the first.
-        epoch_start: The random state in which the epoch's batches began, for what saves a training's place in its data.
         cur_step_in_epoch: The current step of the epoch, from 1; before its first step 0, or what a resumed training
             had done of it.
         train_dataset_element: The step's batch, on the device.
@@ -145,7 +144,7 @@ class CallbackParams:
         metrics: At the end of an evaluation, its result.
 
     Source: cb_params of mindspore.train.RunContext, MindSpore 2.10, without what is MindSpore's own (parallel_mode,
-    device_number, dataset_sink_mode), and with epoch_start, cur_step_in_epoch, predictions and labels in addition.
+    device_number, dataset_sink_mode), and with cur_step_in_epoch, predictions and labels in addition.
     """
 
     mode: Literal["train", "eval"]
@@ -160,7 +159,6 @@ class CallbackParams:
     cur_epoch_num: int = 1
     cur_step_num: int = 0
     cur_step_in_epoch: int = 0
-    epoch_start: Mapping[str, Any] | None = None
     train_dataset_element: Any = None
     net_outputs: Tensor | None = None
     predictions: Any = None
@@ -219,6 +217,17 @@ class CallbackList:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
         return self._exits.__exit__(kind, error, trace)
+
+    @contextmanager
+    def during(self, params: CallbackParams) -> Iterator[CallbackList]:
+        """The same callbacks, entered already, for an evaluation in the middle of the run.
+
+        A stop that is requested at its end is one of the run.
+        """
+        inner = CallbackList(self._params.list_callback, params)
+        yield inner
+        if inner.context.get_stop_requested():
+            self.context.request_stop()
 
     def call(self, moment: Literal["begin", "epoch_begin", "step_begin", "step_end", "epoch_end", "end"]) -> None:
         """Call each callback at `moment` of this mode of run."""

@@ -6,15 +6,14 @@ import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from milepost.errors import SettingError, SettingTypeError, TrainingError
-from milepost.moment import Resumed
-from milepost.state import random
+from milepost.policy.save import EverySteps
+from milepost.progress import TrainingProgress
 from milepost.train.batches import arguments, count_samples, length, no_batches
 from milepost.train.checkpoint import ModelCheckpoint
 from milepost.train.devices import (
@@ -28,17 +27,9 @@ from milepost.train.devices import (
 )
 from milepost.train.lifecycle import Callback, CallbackList, CallbackParams, whole_number
 from milepost.train.metrics import Metric, Scores, choose_metrics
+from milepost.train.validation import Validation
 
 __all__ = ["Model"]
-
-
-@dataclass(frozen=True)
-class _Position:
-    """Where a training begins: complete epochs, steps done of the next one, and steps done in all."""
-
-    epoch: int = 0
-    step: int = 0
-    global_step: int = 0
 
 
 @dataclass(frozen=True)
@@ -144,16 +135,52 @@ class Model:
             TrainingError: No optimizer, or that of another network; a data set without batches, or used up after one
                 epoch; a batch of another form; a loss that is not one number, or without gradient.
         """
-        whole_number("epoch", epoch, least=1)
-        whole_number("initial_epoch", initial_epoch, least=0)
-        if initial_epoch >= epoch:
-            raise SettingError(
-                "initial_epoch",
-                found=str(initial_epoch),
-                expected=f"less than epoch, {epoch}",
-                remedy="Give as epoch the number of the last epoch, as initial_epoch the epochs behind.",
-            )
-        self._train(epoch, train_dataset, callbacks, _Position(epoch=initial_epoch), resume)
+        _check_epochs(epoch, initial_epoch)
+        self._train(epoch, train_dataset, callbacks, initial_epoch, resume)
+
+    def fit(
+        self,
+        epoch: int,
+        train_dataset: Iterable[Any],
+        valid_dataset: Iterable[Any] | None = None,
+        valid_frequency: int | Sequence[int] | EverySteps = 1,
+        callbacks: Callback | Sequence[Callback] | None = None,
+        *,
+        initial_epoch: int = 0,
+        resume: Literal["auto", "must", False] | str | os.PathLike[str] = False,
+    ) -> None:
+        """Train as `train` does, and evaluate the network in the middle of it.
+
+        An evaluation at an epoch's end comes before the callbacks' `epoch_end`. The callbacks see it as in `eval`; in
+        `metrics` the evaluation's loss is called ``eval_loss``, to be told from the training's. A `ModelCheckpoint`
+        keeps what was measured, and the best by it if `CheckpointConfig.monitor` says so.
+
+        Args:
+            epoch: The number of the last epoch, 1 or more.
+            train_dataset: As in `train`.
+            valid_dataset: What to evaluate on, as in `eval`; None for no evaluation.
+            valid_frequency: Evaluate after every so many epochs; or after the epochs of these numbers; or, with
+                ``milepost.policy.save.EverySteps(n)``, after every n steps.
+            callbacks: One or several; called in their order.
+            initial_epoch: As in `train`.
+            resume: As in `train`.
+
+        Raises:
+            SettingError: As in `train`, or `valid_frequency` cannot be meant.
+            CheckpointNotFoundError: As in `train`; so with LoadError and TrainingError.
+
+        Example:
+            >>> from milepost.nn import CrossEntropyLoss, Momentum
+            >>> network = torch.nn.Linear(4, 3)
+            >>> model = Model(network, CrossEntropyLoss(), Momentum(network.parameters(), 0.1, 0.9))
+            >>> batches = [(torch.randn(8, 4), torch.randint(3, (8,))) for _ in range(5)]
+            >>> model.fit(2, batches, valid_dataset=batches)
+
+        Source: mindspore.train.Model.fit, MindSpore 2.10.
+        """
+        _check_epochs(epoch, initial_epoch)
+        validation = None if valid_dataset is None else Validation(valid_dataset, valid_frequency)
+        self._train(epoch, train_dataset, callbacks, initial_epoch, resume, validation)
 
     def eval(
         self, valid_dataset: Iterable[Any], callbacks: Callback | Sequence[Callback] | None = None
@@ -173,27 +200,12 @@ class Model:
             TrainingError: A data set without batches, a batch of another form, predictions and labels that do not
                 fit a metric, a metric whose figure is not one number.
         """
-        params = CallbackParams(
-            mode="eval",
-            network=self.network,
-            loss_fn=self.loss_fn,
-            valid_dataset=_checked_dataset("valid_dataset", valid_dataset),
-            batch_num=length(valid_dataset),
-        )
-        scores = Scores(self._metrics, self.device)
-
-        def step(batch: Any) -> _Outcome:
-            outcome = self._apply(batch)
-            scores.add(outcome.loss, outcome.predictions, outcome.labels, samples=count_samples(batch))
-            return outcome
-
+        params = self._eval_params(valid_dataset)
         watchers = CallbackList(callbacks, params)
         with self._at_work(training=False), watchers:
-            watchers.call("begin")
-            self._run_epoch(valid_dataset, step, params, watchers)
-            params.metrics = scores.result()
+            self._evaluate(valid_dataset, params, watchers)
             watchers.call("end")
-        return params.metrics
+        return params.metrics or {}
 
     def predict(self, *inputs: Any) -> Any:
         """Return what the network makes of `inputs`, tensors or NumPy arrays, in evaluation mode, without gradients."""
@@ -205,8 +217,9 @@ class Model:
         epoch: int,
         dataset: Iterable[Any],
         callbacks: Callback | Sequence[Callback] | None,
-        start: _Position,
-        resume: str | os.PathLike[str] | Literal[False] = False,
+        initial_epoch: int,
+        resume: str | os.PathLike[str] | Literal[False],
+        validation: Validation | None = None,
     ) -> None:
         optimizer = self._fitting_optimizer()
         params = CallbackParams(
@@ -218,70 +231,125 @@ class Model:
             epoch_num=epoch,
             batch_num=length(dataset),
         )
-
-        def step(batch: Any) -> _Outcome:
-            return self._update(optimizer, batch)
-
         watchers = CallbackList(callbacks, params)
         with self._at_work(training=True), watchers:
-            resumed = None if resume is False else self._resume(params, resume)
-            if resumed is not None:
-                start = _Position(resumed.epoch - 1, resumed.step, resumed.global_step)
-            params.cur_epoch_num, params.cur_step_in_epoch = start.epoch + 1, start.step
-            params.cur_step_num = start.global_step
+            progress = self._begin(params, initial_epoch, resume)
+            _follow(params, progress)
             watchers.call("begin")
-            for epochs_behind in range(start.epoch, epoch):
-                is_first = epochs_behind == start.epoch
-                params.cur_epoch_num = epochs_behind + 1
-                params.cur_step_in_epoch = start.step if is_first else 0
-                self._run_epoch(dataset, step, params, watchers, resumed if is_first else None)
+            for _ in progress.epochs(epoch):
+                self._train_epoch(optimizer, params, progress, watchers, validation)
                 if watchers.context.get_stop_requested():
                     break
             watchers.call("end")
 
-    def _run_epoch(
+    def _train_epoch(
         self,
-        dataset: Iterable[Any],
-        step: Callable[[Any], _Outcome],
+        optimizer: torch.optim.Optimizer,
         params: CallbackParams,
+        progress: TrainingProgress,
         watchers: CallbackList,
-        resumed: Resumed | None = None,
+        validation: Validation | None,
     ) -> None:
+        _follow(params, progress)
         watchers.call("epoch_begin")
-        for batch in _begin_batches(dataset, params, resumed):
+        for batch in progress.steps(params.train_dataset):
+            _follow(params, progress)
+            self._step(batch, lambda batch: self._update(optimizer, batch), params, watchers)
+            if watchers.context.get_stop_requested():
+                break
+            if validation is not None and not progress.is_at_last_step:
+                self._validate(validation, progress, watchers, is_epoch_end=False)
+        if params.cur_step_in_epoch == 0:
+            raise no_batches(params.train_dataset or ())
+        if validation is not None and progress.is_at_last_step:
+            self._validate(validation, progress, watchers, is_epoch_end=True)
+        watchers.call("epoch_end")
+
+    def _validate(
+        self, validation: Validation, progress: TrainingProgress, watchers: CallbackList, *, is_epoch_end: bool
+    ) -> None:
+        """Evaluate if it is time to, and tell the callbacks of the training."""
+        if not validation.is_due(progress.epoch, progress.global_step, is_epoch_end=is_epoch_end):
+            return
+        params = self._eval_params(validation.dataset)
+        with self._at_work(training=False), watchers.during(params) as inner:
+            self._evaluate(validation.dataset, params, inner)
+            params.metrics = {
+                "eval_loss" if name == "loss" else name: value for name, value in (params.metrics or {}).items()
+            }
+            inner.call("end")
+
+    def _eval_params(self, dataset: Iterable[Any]) -> CallbackParams:
+        return CallbackParams(
+            mode="eval",
+            network=self.network,
+            loss_fn=self.loss_fn,
+            valid_dataset=_checked_dataset("valid_dataset", dataset),
+            batch_num=length(dataset),
+        )
+
+    def _evaluate(self, dataset: Iterable[Any], params: CallbackParams, watchers: CallbackList) -> None:
+        """Measure one epoch, without the last call to the callbacks."""
+        scores = Scores(self._metrics, self.device)
+
+        def step(batch: Any) -> _Outcome:
+            outcome = self._apply(batch)
+            scores.add(outcome.loss, outcome.predictions, outcome.labels, samples=count_samples(batch))
+            return outcome
+
+        watchers.call("begin")
+        watchers.call("epoch_begin")
+        for batch in dataset:
             params.cur_step_num += 1
             params.cur_step_in_epoch += 1
-            params.train_dataset_element = to_device(batch, self.device)
-            # The last step's tensors would lie in memory beside those of this one.
-            params.net_outputs = params.predictions = params.labels = None
-            watchers.call("step_begin")
-            outcome = step(params.train_dataset_element)
-            params.net_outputs, params.predictions = outcome.loss, outcome.predictions
-            params.labels = outcome.labels
-            watchers.call("step_end")
+            self._step(batch, step, params, watchers)
             if watchers.context.get_stop_requested():
                 break
         if params.cur_step_in_epoch == 0:
             raise no_batches(dataset)
         watchers.call("epoch_end")
+        params.metrics = scores.result()
 
-    def _resume(self, params: CallbackParams, which: str | os.PathLike[str]) -> Resumed | None:
-        if not isinstance(which, str | os.PathLike):
+    def _step(
+        self, batch: Any, work: Callable[[Any], _Outcome], params: CallbackParams, watchers: CallbackList
+    ) -> None:
+        params.train_dataset_element = to_device(batch, self.device)
+        # The last step's tensors would lie in memory beside those of this one.
+        params.net_outputs = params.predictions = params.labels = None
+        watchers.call("step_begin")
+        outcome = work(params.train_dataset_element)
+        params.net_outputs, params.predictions = outcome.loss, outcome.predictions
+        params.labels = outcome.labels
+        watchers.call("step_end")
+
+    def _begin(
+        self, params: CallbackParams, initial_epoch: int, resume: str | os.PathLike[str] | Literal[False]
+    ) -> TrainingProgress:
+        """Begin the runs of all who save, of which one may go on with its own, and return the training's progress."""
+        if resume is not False and not isinstance(resume, str | os.PathLike):
             raise SettingTypeError(
                 "resume",
-                found=repr(which),
+                found=repr(resume),
                 expected='"auto", "must", False or the path of a checkpoint',
                 remedy='Give "auto" to go on where there is a checkpoint, and to start where there is none.',
             )
         savers = [callback for callback in params.list_callback if isinstance(callback, ModelCheckpoint)]
-        if not savers:
+        if resume is not False and not savers:
             raise SettingError(
                 "resume",
-                found=f"{which!r} without a ModelCheckpoint among the callbacks",
+                found=f"{resume!r} without a ModelCheckpoint among the callbacks",
                 expected="one, whose prefix and directory say where the checkpoints are",
                 remedy="Add one to the callbacks, or load the checkpoint with load_checkpoint.",
             )
-        return savers[0].resume(params, which)
+        if not savers:
+            progress = TrainingProgress()
+            progress.begin_after(initial_epoch)
+            return progress
+        first, *others = savers
+        progress = first.begin_run(params, None if resume is False else resume, initial_epoch)
+        for other in others:
+            other.join_run(params, progress)
+        return progress
 
     def _update(self, optimizer: torch.optim.Optimizer, batch: Any) -> _Outcome:
         first: _Outcome | None = None
@@ -370,33 +438,25 @@ class Model:
             move_state_to_parameters(self.optimizer)
 
 
+def _check_epochs(epoch: int, initial_epoch: int) -> None:
+    whole_number("epoch", epoch, least=1)
+    whole_number("initial_epoch", initial_epoch, least=0)
+    if initial_epoch >= epoch:
+        raise SettingError(
+            "initial_epoch",
+            found=str(initial_epoch),
+            expected=f"less than epoch, {epoch}",
+            remedy="Give as epoch the number of the last epoch, as initial_epoch the epochs behind.",
+        )
+
+
 def _optimized(optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:
     return (parameter for group in optimizer.param_groups for parameter in group["params"])
 
 
-def _begin_batches(dataset: Iterable[Any], params: CallbackParams, resumed: Resumed | None) -> Iterator[Any]:
-    """Make the epoch's iterator, and draw and drop the batches that are behind a training that goes on.
-
-    The order of the batches follows from the random state that the iterator is made in, so a resumed training makes it
-    in the state that the saved one did, and then sets the state of the moment of the save.
-    """
-    behind = params.cur_step_in_epoch
-    if resumed is not None:
-        resumed.restore_before_batches(dataset)
-    if params.mode == "train":
-        params.epoch_start = random.capture(dataset)
-    batches = iter(dataset)
-    dropped = sum(1 for _ in islice(batches, behind))
-    if resumed is not None:
-        resumed.restore_after_dropped(dataset)
-    if dropped < behind:
-        raise TrainingError(
-            "the data set",
-            found=f"{dropped} batches",
-            expected=f"more than the {behind} that were done of this epoch before",
-            remedy="Give the data set, and the batch size, that the training began with.",
-        )
-    return batches
+def _follow(params: CallbackParams, progress: TrainingProgress) -> None:
+    params.cur_epoch_num = max(1, progress.epoch)
+    params.cur_step_in_epoch, params.cur_step_num = progress.step, progress.global_step
 
 
 def _checked_dataset(name: str, dataset: Iterable[Any]) -> Iterable[Any]:

@@ -1,0 +1,230 @@
+"""`TrainingProgress`: the loops over epochs and batches, begun anew or gone on with. Nothing is saved here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
+from typing import Any, TypeVar
+
+import torch
+from torch.utils.data import DataLoader, IterableDataset
+
+from milepost.catalog.ledger import Report
+from milepost.errors import SettingError, TrainingError
+from milepost.moment import Moment, Resumed
+from milepost.state import random
+
+Batch = TypeVar("Batch")
+
+
+class TrainingProgress:
+    """Where a training stands, and the loops that count it: `CheckpointManager.resume` and `start` return one.
+
+    Attributes:
+        epoch: The current epoch, from 1; 0 before the first.
+        step: Batches of this epoch that were drawn.
+        global_step: Batches of all epochs that were drawn.
+        steps_per_epoch: Batches of a whole epoch, where the loader says so; else None.
+        history: What was reported so far, oldest first.
+        on_epoch_end: What `epochs` calls when an epoch's body has come to its end.
+        where: The checkpoint that the training goes on from, for messages; None for a fresh start.
+
+    Example:
+        >>> progress = TrainingProgress()
+        >>> for epoch in progress.epochs(2):
+        ...     for batch in progress.steps(["a", "b"]):
+        ...         print(epoch, progress.step, progress.global_step, batch)
+        1 1 1 a
+        1 2 2 b
+        2 1 3 a
+        2 2 4 b
+    """
+
+    def __init__(
+        self,
+        resumed: Resumed | None = None,
+        *,
+        loader: Iterable[Any] | None = None,
+    ) -> None:
+        self.epoch = 0
+        self.step = 0
+        self.global_step = 0
+        self.steps_per_epoch: int | None = None
+        self.history: list[Report] = []
+        self.where: str | None = None
+        self._loader = loader
+        self.on_epoch_end: list[Callable[[], None]] = []
+        self._resumed = resumed
+        self._epoch_start: Mapping[str, Any] | None = None
+        self._drawn_from: object = None
+        self._is_in_epochs = self._is_in_steps = False
+        self._is_exhausted = self._is_body_done = False
+        if resumed is not None:
+            self.where = resumed.where
+            self.history = list(resumed.history)
+            self.epoch, self.step, self.global_step = resumed.epoch, resumed.step, resumed.global_step
+
+    def begin_after(self, epochs: int) -> None:
+        """Count `epochs` epochs as done, before a fresh start."""
+        self.epoch = epochs + 1
+
+    def epochs(self, total: int) -> Iterator[int]:
+        """Give the numbers of the epochs that are still to do, from 1 or where the training goes on, up to `total`.
+
+        What the loop's body does after its batches (a scheduler's step, a validation) belongs to the epoch: an epoch's
+        last step is saved, if it is due, when the body has come to its end.
+
+        Args:
+            total: The number of the last epoch.
+        """
+        self._is_in_epochs = True
+        try:
+            for epoch in range(max(1, self.epoch + self._is_body_done), total + 1):
+                self._begin_epoch(epoch)
+                yield epoch
+                self._is_body_done = True
+                for act in self.on_epoch_end:
+                    act()
+        finally:
+            self._is_in_epochs = False
+
+    def steps(self, loader: Iterable[Batch] | None = None) -> Iterator[Batch]:
+        """Give the batches of an epoch that are still to do, and count them.
+
+        In the first epoch after a resume the batches come in the order of the interrupted epoch, without those that
+        were done, and the random state is that of the moment of the save. A loader with ``state_dict`` and
+        ``load_state_dict`` (torchdata's `StatefulDataLoader`) goes to its place by itself. Of a `DataLoader` without
+        workers over a data set with indices, what was done is not loaded again; of any other it is drawn and dropped,
+        so that the random states of its workers go on exactly, too.
+
+        Args:
+            loader: Gives the epoch's batches at each iteration; by default the manager's.
+
+        Raises:
+            LoadError: The epoch is of another length than the one that is gone on with.
+            TrainingError: The loader gives fewer batches than were done before.
+        """
+        source: Any = self._loader if loader is None else loader
+        if source is None:
+            raise SettingError(
+                "loader", found="none", expected="where the batches come from", remedy="Write progress.steps(loader)."
+            )
+        if not self._is_in_epochs and (self.epoch == 0 or self._is_exhausted):
+            self._begin_epoch(self.epoch + 1)
+        batches = self._begin_batches(source)
+        self._is_in_steps = True
+        try:
+            for batch in batches:
+                self.step += 1
+                self.global_step += 1
+                yield batch
+            self._is_exhausted = True
+        finally:
+            self._is_in_steps = False
+
+    @property
+    def is_at_last_step(self) -> bool:
+        """Whether the loader has no more batches for this epoch, as far as its length tells."""
+        return self._is_exhausted or self.step == self.steps_per_epoch
+
+    @property
+    def waits_for_epoch_end(self) -> bool:
+        """Whether a save is better made later, when the epoch's body has come to its end."""
+        return self._is_in_epochs and self.is_at_last_step and not self._is_body_done
+
+    def count_step(self) -> None:
+        """Count a step of a loop that does not draw its batches from `steps`."""
+        if not self._is_in_steps:
+            self.epoch = max(1, self.epoch)
+            self.step += 1
+            self.global_step += 1
+
+    def moment(self, metrics: Mapping[str, Any], inputs: tuple[torch.Tensor, ...] = ()) -> Moment:
+        """Return where the training stands, as a value."""
+        return Moment(
+            epoch=max(1, self.epoch),
+            step=self.step,
+            global_step=self.global_step,
+            steps_per_epoch=self.steps_per_epoch,
+            metrics=metrics,
+            loader=self._drawn_from,
+            epoch_start=self._epoch_start,
+            inputs=inputs,
+            is_epoch_done=self._is_body_done,
+            history=tuple(self.history),
+        )
+
+    def finish_epoch(self) -> None:
+        """Count the epoch as done if its batches are: the loop over epochs was left in its last lines."""
+        self._is_body_done = self._is_body_done or self.is_at_last_step
+
+    def _begin_epoch(self, epoch: int) -> None:
+        if epoch != self.epoch or self._is_body_done:
+            self.step = 0
+        if self._resumed is not None and epoch != self._resumed.epoch:
+            self._resumed = None
+        self.epoch = epoch
+        self._is_exhausted = self._is_body_done = False
+
+    def _begin_batches(self, loader: Any) -> Iterator[Any]:
+        """Make the epoch's iterator, without the batches that are behind a training that goes on.
+
+        The order of the batches follows from the random state that the iterator is made in, so a resumed training makes
+        it in the state that the saved one did, and then sets the state of the moment of the save.
+        """
+        resumed, self._resumed = self._resumed, None
+        self.steps_per_epoch = _length(loader)
+        self._drawn_from = loader
+        if resumed is None:
+            self._epoch_start = random.capture(loader)
+            batches: Iterator[Any] = iter(loader)
+            return batches
+        resumed.check_epoch(self.steps_per_epoch)
+        resumed.restore_before_batches(loader)
+        self._epoch_start = random.capture(loader)
+        if resumed.loader_state is not None and keeps_state(loader):
+            resumed.restore_loader(loader)
+            batches = iter(loader)
+        else:
+            batches = iter(loader)
+            self._drop(batches, loader, resumed.step)
+        resumed.restore_after_dropped(loader)
+        return batches
+
+    def _drop(self, batches: Iterator[Any], loader: object, behind: int) -> None:
+        draws_indices = (
+            isinstance(loader, DataLoader)
+            and loader.num_workers == 0
+            and not isinstance(loader.dataset, IterableDataset)
+            and hasattr(batches, "_next_index")
+        )
+        # An iterator of a DataLoader asks its sampler first, and then the data set, which need not be asked here.
+        indices = iter(batches._next_index, None) if draws_indices else batches  # type: ignore[attr-defined]
+        dropped = sum(1 for _ in islice(_until_stop(indices), behind))
+        if dropped < behind:
+            raise TrainingError(
+                "the data set",
+                found=f"{dropped} batches",
+                expected=f"more than the {behind} that were done of this epoch before",
+                remedy="Give the data set, and the batch size, that the training began with.",
+            )
+
+
+def keeps_state(thing: object) -> bool:
+    """Whether an object has ``state_dict`` and ``load_state_dict``: a loader with them knows its place in the data."""
+    return hasattr(thing, "state_dict") and hasattr(thing, "load_state_dict")
+
+
+def _until_stop(items: Iterator[Any]) -> Iterator[Any]:
+    while True:
+        try:
+            yield next(items)
+        except StopIteration:
+            return
+
+
+def _length(loader: Any) -> int | None:
+    try:
+        return len(loader)
+    except TypeError:  # also from a DataLoader over a stream
+        return None
