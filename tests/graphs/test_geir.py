@@ -316,7 +316,8 @@ def test_huaweis_own_schema_reads_every_file(ge_schema, tmp_path):
 def test_an_export_needs_less_than_twice_the_weights_memory(tmp_path):
     """Above the module's own: the file is a list of pieces, and is read back op by op."""
     code = (
-        "import resource, sys, torch\nfrom pathlib import Path\nfrom torch import nn\nfrom milepost.graphs import geir\n"
+        "import resource, sys, torch\nfrom pathlib import Path\nfrom torch import nn\n"
+        "from milepost.graphs import geir\n"
         "def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
         "geir.encode(nn.Linear(2, 2), (torch.zeros(1, 2),))\n"
         "net = nn.Sequential(*(nn.Linear(2048, 2048) for _ in range(12)))\n"
