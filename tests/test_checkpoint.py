@@ -435,6 +435,41 @@ def test_autograd_sees_a_load_as_a_change(path):
         loss.backward()
 
 
+def test_a_network_made_in_inference_mode_can_be_loaded(path):
+    """As elsewhere, its values are set; nothing more."""
+    save_checkpoint(nn.Linear(2, 2), path)
+    with torch.inference_mode():
+        net = nn.Linear(2, 2)
+        parameters = load_checkpoint(path, net=net)
+        assert torch.equal(net.weight, parameters["weight"])
+
+
+def test_a_compiled_or_parametrized_network_loads(path):
+    """Wrappers are looked through, parametrizations are loaded by their originals."""
+    net = torch.nn.utils.parametrizations.weight_norm(nn.Linear(2, 2))
+    save_checkpoint(net, path)
+    target = torch.nn.utils.parametrizations.weight_norm(nn.Linear(2, 2))
+    load_checkpoint(path, net=target, strict_load=True)
+    assert torch.equal(target.weight, net.weight)
+    other = torch.nn.utils.parametrizations.weight_norm(nn.Linear(2, 2))
+    load_checkpoint(path, net=torch.compile(other, backend="eager"), strict_load=True)
+    assert torch.equal(other.weight, net.weight)
+
+
+@pytest.mark.parametrize(
+    "buffer", [torch.zeros(1).expand(3), torch.eye(3)[0].to_sparse()], ids=["elements share memory", "sparse"]
+)
+def test_what_cannot_be_written_is_refused_before_anything_else_is(path, buffer):
+    """torch would find it out in the middle."""
+    net = nn.Linear(2, 2)
+    save_checkpoint({**net.state_dict(), "buffer": torch.ones(3)}, path)
+    nn.init.zeros_(net.weight)
+    net.register_buffer("buffer", buffer)
+    with pytest.raises(LoadError, match="sparse, or whose elements share memory: buffer"):
+        load_checkpoint(path, net=net)
+    assert not net.weight.any()
+
+
 def test_users_hooks_run_on_a_load(path):
     """What `load_state_dict` would call is called."""
     net = nn.Linear(2, 2)

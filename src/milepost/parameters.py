@@ -192,7 +192,8 @@ class Parameters(MutableMapping[str, "torch.Tensor | str"]):
         dtype = self.look(name).dtype
         if key not in self._values and dtype != torch.bool and fills_from(place, dtype):
             self._reader.read_into(key, bytes_of(place.detach()))
-            torch.autograd.graph.increment_version(place)
+            if not place.is_inference():  # such a tensor has no version
+                torch.autograd.graph.increment_version(place)
         else:
             place.copy_(self.peek(name))
 

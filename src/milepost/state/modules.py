@@ -149,6 +149,7 @@ def prepare(
     if strict:
         refuse_leftovers(report, where)
     _refuse_without_memory(where, module, tensors, fitting)
+    _refuse_unwritable(where, {name: tensors[name] for name in fitting})
     values = {name: source.fetch_extra(found) for name, found in extra_pairs.items()}
     return Prepared(report, lambda: _apply(module, tensors, fitting, source, values))
 
@@ -286,6 +287,22 @@ def _refuse_without_memory(
             expected="a value for each tensor without memory (buffers that are not persistent are never saved)",
             remedy="Give the network memory with to_empty(device=...), and set these yourself.",
         )
+
+
+def _refuse_unwritable(where: str, tensors: Mapping[str, torch.Tensor]) -> None:
+    """What torch would refuse only when others have been written."""
+    bad = [name for name, tensor in tensors.items() if tensor.layout != torch.strided or _overlaps_itself(tensor)]
+    if bad:
+        raise LoadError(
+            where,
+            found="tensors that are sparse, or whose elements share memory: " + ", ".join(fold(bad)),
+            expected="tensors with memory of their own for each element",
+            remedy="Make them dense with to_dense() or contiguous(), or leave them out with filter_prefix.",
+        )
+
+
+def _overlaps_itself(tensor: torch.Tensor) -> bool:
+    return any(size > 1 and stride == 0 for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
 
 
 def _problem(name: str, value: object, place: torch.Tensor, *, strict: bool) -> Mismatch | None:
