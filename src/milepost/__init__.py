@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from milepost.config import CheckpointConfig as CheckpointConfig
     from milepost.errors import MilepostError as MilepostError
     from milepost.graphs import export as export
+    from milepost.graphs import load_model as load_model
     from milepost.manager import CheckpointManager as CheckpointManager
     from milepost.parameters import Parameters as Parameters
     from milepost.state.report import LoadReport as LoadReport
@@ -44,6 +45,7 @@ ROOMS = {
     "TimeMonitor": "milepost.train.callback",
     "export": "milepost.graphs",
     "load_checkpoint": "milepost.checkpoint",
+    "load_model": "milepost.graphs",
     "load_param_into_net": "milepost.checkpoint",
     "save_checkpoint": "milepost.checkpoint",
 }

@@ -1,62 +1,113 @@
-"""`export`: a module with its weights as a file that other tools run. How it becomes a graph is not known here."""
+"""`export`: a module with its weights as a file that other tools run. How a format is written is not known here."""
 
 from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
-from milepost.errors import GraphError, SettingError
-from milepost.graphs.guard import untouched
-from milepost.graphs.meta import check, describe
-from milepost.graphs.trace import as_inputs, need_onnx, trace
+from milepost.errors import SettingError, SettingTypeError
+from milepost.graphs import onnx_file, pt2_file
+from milepost.graphs.files import Order, Part
+from milepost.graphs.loaded import read_model
+from milepost.graphs.trace import as_inputs
 from milepost.storage.local import LocalStorage
 
-KIND_WITH_WEIGHTS = "graph with weights"
 
-PROTOBUF_LIMIT = 2**31 - 1
-"""The most bytes of a protobuf message."""
+@dataclass(frozen=True)
+class Format:
+    """A format of files.
 
-TOLERANCES = {torch.float16: 1e-2, torch.bfloat16: 1e-2, torch.float32: 1e-4, torch.float64: 1e-4}
-"""How far an exported model's result may be from the module's, relative to the largest value of that result; for dtypes
-not listed, it must be equal. Two runtimes add in different orders: on float32, 1e-6
-is usual, and 1e-5 for very deep networks."""
+    Args:
+        suffix: How its files end.
+        encode: Writes a module.
+        settings: What `export` takes for this format beyond what it takes for all.
+    """
+
+    suffix: str
+    encode: Callable[[Order], list[Part]]
+    settings: frozenset[str]
+
+
+FORMATS = {
+    "ONNX": Format(".onnx", onnx_file.encode, frozenset({"input_names", "output_names", "dynamic_shapes", "opset"})),
+    "PT2": Format(".pt2", pt2_file.encode, frozenset({"dynamic_shapes"})),
+}
+"""The formats that this version writes."""
 
 
 def export(
-    net: nn.Module,
-    *inputs: Tensor | np.ndarray,
+    net: nn.Module | str | os.PathLike[str],
+    *inputs: Tensor | np.ndarray | str | os.PathLike[str],
     file_name: str | os.PathLike[str],
-    file_format: str = "GEIR",
+    file_format: str = "ONNX",
+    input_names: Sequence[str] | None = None,
+    output_names: Sequence[str] | None = None,
+    dynamic_shapes: Any = None,
+    opset: int | None = None,
+    verify: bool = True,
 ) -> Path:
     """Write `net` with its weights to a file that other tools run, checked before it is written.
 
-    The module is exported in eval mode, with a free batch dimension where it allows one, and is left exactly as it was.
-    The file is run once by onnxruntime on `inputs` and must give what the module gives, within `TOLERANCES`. It is
-    whole or not there at all.
+    The module is exported in eval mode and is left exactly as it was. What was exported is run on `inputs` and on
+    random values in a batch of another size, and must give what the module gives, within
+    `milepost.graphs.judge.TOLERANCES` (for float32 1e-4 of the result's largest value). The file is whole or not there
+    at all.
+
+    Instead of a module and inputs, the ``-graph.meta`` file of a run and one of its checkpoints can be given: an ONNX
+    file is written without the Python class.
 
     Args:
-        net: The module, on any device.
-        inputs: Example tensors or arrays, as for a call of `net`.
+        net: The module, on any device; or the path of a ``-graph.meta`` file.
+        inputs: Example tensors or arrays, as for a call of `net`; or the path of a checkpoint.
         file_name: The file. A missing suffix is added; another one than the format's is kept, with a warning.
-        file_format: This version writes ``ONNX`` only.
+        file_format: ``ONNX``, one file up to 2 GB, with the weights in ``<file_name>.data`` beyond that; or ``PT2``, a
+            file of `torch.export`.
+        input_names: Names of the inputs instead of those of forward's arguments (ONNX).
+        output_names: Names of the outputs (ONNX).
+        dynamic_shapes: The free dimensions, as `torch.export.export` takes them; an empty one for none. By default it
+            is the batch, which is the first dimension; a module that works for one size only has it fixed, with a
+            warning.
+        opset: The version of ONNX's operators, 18 to 25, or an older one to which the module's can be converted; 20
+            by default (ONNX).
+        verify: Whether to compare the results with the module's. Without that, onnxruntime is not needed.
 
     Returns:
         The path of the file.
 
     Raises:
-        SettingError: This version does not write the format.
+        SettingError: This version does not write the format, or the format does not take a setting.
         GraphError: The module cannot be expressed in the format, or the file would not compute the same.
+        MismatchError: A checkpoint does not fit the graph.
         MissingExtraError: onnx, onnxscript or onnxruntime is not installed.
         SaveError: The file did not reach its place.
+
+    Example:
+        >>> import tempfile, torch
+        >>> path = export(nn.Linear(3, 2), torch.zeros(1, 3), file_name=tempfile.mkdtemp() + "/linear")
+        >>> path.name
+        'linear.onnx'
     """
+    given = {"input_names": input_names, "output_names": output_names, "dynamic_shapes": dynamic_shapes, "opset": opset}
+    chosen = _chosen(file_format, {name for name, value in given.items() if value is not None})
+    path = _path(file_name, file_format, chosen.suffix)
+    if isinstance(net, nn.Module):
+        parts = chosen.encode(Order(net, as_inputs(net, inputs), path.name, verify=verify, **given))
+    else:
+        _check_files(net, inputs, file_format, given)
+        parts = read_model(net, *inputs).parts(path.name)
+    _write(path.parent, parts)
+    return path
+
+
+def _chosen(file_format: str, settings: set[str]) -> Format:
     if file_format not in FORMATS:
         raise SettingError(
             "file_format",
@@ -64,16 +115,37 @@ def export(
             expected="one of the formats that this version writes: " + ", ".join(FORMATS),
             remedy="This format is not available in this version; export to ONNX, which most other tools convert.",
         )
-    chosen = FORMATS[file_format]
-    path = _path(Path(file_name), file_format, chosen.suffix)
-    content = chosen.encode(net, as_inputs(net, inputs))
-    with LocalStorage(path.parent).create(path.name, len(content)) as file:
-        file.write(content)
-        file.commit()
-    return path
+    if foreign := sorted(settings - FORMATS[file_format].settings):
+        raise SettingError(
+            ", ".join(foreign), found="a value", expected=f"none for {file_format}", remedy="Leave it out."
+        )
+    return FORMATS[file_format]
 
 
-def _path(path: Path, file_format: str, suffix: str) -> Path:
+def _check_files(net: object, inputs: tuple[object, ...], file_format: str, given: dict[str, Any]) -> None:
+    if not isinstance(net, str | os.PathLike):
+        raise SettingTypeError(
+            "net",
+            found=f"a {type(net).__name__}",
+            expected="a torch.nn.Module, or the path of a -graph.meta file",
+            remedy="Give the module first, then example inputs.",
+        )
+    settings = [name for name, value in given.items() if value is not None]
+    if len(inputs) != 1 or not isinstance(inputs[0], str | os.PathLike) or file_format != "ONNX" or settings:
+        raise SettingError(
+            "export from a -graph.meta file",
+            found=f"{len(inputs)} inputs, file_format={file_format!r}" + "".join(f", {name}" for name in settings),
+            expected="the path of a checkpoint, the format ONNX, and no settings of tracing",
+            remedy="Call export(meta_path, ckpt_path, file_name=...).",
+        )
+
+
+def _path(file_name: str | os.PathLike[str], file_format: str, suffix: str) -> Path:
+    if not isinstance(file_name, str | os.PathLike) or not Path(file_name).name:
+        raise SettingTypeError(
+            "file_name", found=repr(file_name), expected="the path of a file", remedy="Give a str or a Path."
+        )
+    path = Path(file_name)
     if not path.suffix:
         return path.with_name(path.name + suffix)
     if path.suffix != suffix:
@@ -82,75 +154,12 @@ def _path(path: Path, file_format: str, suffix: str) -> Path:
     return path
 
 
-def _onnx(net: nn.Module, inputs: tuple[Tensor, ...]) -> bytes:
-    need_onnx("exporting to ONNX", "onnx", "onnxscript", "onnxruntime")
-    _check_size(net)
-    with untouched(net):
-        with torch.no_grad():
-            results = net(*(tensor.clone() for tensor in inputs))  # forward may work in place
-        expected = [leaf for leaf in pytree.tree_leaves(results) if isinstance(leaf, Tensor)]
-        traced = trace(net, inputs)
-        traced.insert_weights()
-        proto = traced.proto()
-    describe(proto, net, KIND_WITH_WEIGHTS, {}, hidden_hooks=traced.hidden_hooks)
-    check(proto, net)
-    names = [value.name for value in proto.graph.input]
-    content: bytes = proto.SerializeToString(deterministic=True)
-    del proto  # it holds the weights, and so does onnxruntime below
-    _check_results(net, _run(net, content, names, inputs), expected, traced.hidden_hooks)
-    return content
-
-
-@dataclass(frozen=True)
-class _Format:
-    suffix: str
-    encode: Callable[[nn.Module, tuple[Tensor, ...]], bytes]
-
-
-FORMATS = {"ONNX": _Format(".onnx", _onnx)}
-"""The formats that this version writes."""
-
-
-def _check_size(net: nn.Module) -> None:
-    nbytes = sum(tensor.nbytes for tensor in (*net.parameters(), *net.buffers()))
-    if nbytes > PROTOBUF_LIMIT:
-        raise GraphError(
-            type(net).__name__,
-            found=f"{nbytes:,} bytes of weights",
-            expected=f"at most {PROTOBUF_LIMIT:,}, which is what one ONNX file holds",
-            remedy="Export a smaller part of the network, or use the checkpoint and the -graph.meta file.",
-        )
-
-
-def _run(net: nn.Module, content: bytes, names: list[str], inputs: tuple[Tensor, ...]) -> list[np.ndarray]:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors only; it warns about initializers that it folds
-    try:
-        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        feed = {name: tensor.numpy(force=True) for name, tensor in zip(names, inputs, strict=True)}
-        results: list[np.ndarray] = session.run(None, feed)
-    except Exception as error:  # onnxruntime's own exceptions share no other base
-        raise GraphError(
-            type(net).__name__,
-            found=f"a graph that onnxruntime does not run: {str(error).partition(chr(10))[0]}",
-            expected="a graph that computes what the module does",
-            remedy="Use dtypes and operators that onnxruntime has; nothing was written.",
-        ) from error
-    return results
-
-
-def _check_results(net: nn.Module, actual: list[np.ndarray], expected: list[Tensor], hidden_hooks: list[str]) -> None:
-    for position, (found, wanted) in enumerate(zip(actual, expected, strict=True)):
-        tolerance = TOLERANCES.get(wanted.dtype, 0.0)
-        reference = wanted.numpy(force=True)
-        scale = float(np.abs(reference[np.isfinite(reference)]).max(initial=0)) if tolerance else 0.0
-        if not np.allclose(found, reference, rtol=0, atol=tolerance * scale, equal_nan=True):
-            hooks = f" Hooks are not exported, and {', '.join(hidden_hooks)} has some." if hidden_hooks else ""
-            raise GraphError(
-                type(net).__name__,
-                found=f"that result {position} of the exported graph is not the module's",
-                expected=f"a difference of at most {tolerance:g} of the largest value",
-                remedy="Nothing was written; report the network, or try another version of torch." + hooks,
-            )
+def _write(directory: Path, parts: list[Part]) -> None:
+    storage = LocalStorage(directory)
+    with ExitStack() as stack:
+        files = [stack.enter_context(storage.create(part.name, part.nbytes)) for part in parts]
+        for file, part in zip(files, parts, strict=True):
+            for chunk in part.chunks:
+                file.write(chunk)
+        for file in files:
+            file.commit()

@@ -9,9 +9,10 @@ computes with them silently. onnxruntime runs such a graph as it is, with the we
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -67,8 +68,8 @@ def graph_meta(net: nn.Module, inputs: object, *, metadata: Mapping[str, str] = 
     for value in proto.graph.input:
         if value.name in traced.kinds:
             value.metadata_props.add(key=ENTRY, value=traced.kinds[value.name])
-    describe(proto, net, KIND_WITHOUT_WEIGHTS, metadata, hidden_hooks=traced.hidden_hooks)
-    check(proto, net)
+    describe(proto, type(net).__name__, KIND_WITHOUT_WEIGHTS, metadata, hidden_hooks=traced.hidden_hooks)
+    check(proto, type(net).__name__)
     content: bytes = proto.SerializeToString(deterministic=True)
     return content
 
@@ -87,44 +88,72 @@ def fill(meta: bytes, weights: Mapping[str, object]) -> onnx.ModelProto:
         MissingExtraError: onnx is not installed.
     """
     need_onnx("reading a graph", "onnx")
-    proto = _parsed(meta)
+    with sound("a graph"):
+        proto, tensors = join(meta, weights)
+    insert(proto, tensors)
+    return proto
+
+
+def insert(proto: onnx.ModelProto, tensors: Mapping[str, Tensor]) -> None:
+    """Give the initializers that `to_initializers` made their data."""
+    for initializer in proto.graph.initializer:
+        if initializer.name in tensors:
+            initializer.raw_data = bytes(content_of(tensors[initializer.name]))
+
+
+def join(
+    meta: bytes, weights: Mapping[str, object], where: str = "a graph"
+) -> tuple[onnx.ModelProto, dict[str, Tensor]]:
+    """As `fill`, but the tensors stand beside the graph, whose initializers of these names have no data."""
+    need_onnx("reading a graph", "onnx")
+    proto = _parsed(meta, where)
     places = [value for value in proto.graph.input if _is_entry(value)]
     problems = [problem for value in places if (problem := _problem(value, weights))]
     if problems:
         raise MismatchError(
-            "weights for a graph",
-            found=f"{len(problems)} of {len(places)} entries that do not fit: " + "; ".join(problems[:5]),
+            f"weights for {where}",
+            found=f"{len(problems)} of {len(places)} entries that do not fit: " + "; ".join(problems),
             expected="the names, shapes and dtypes of the graph",
             remedy="Use a checkpoint of the run that wrote the graph.",
         )
-    arguments = [value for value in proto.graph.input if not _is_entry(value)]
+    tensors = {value.name: _tensor(weights[value.name]) for value in places}
+    to_initializers(proto, tensors)
+    return proto, tensors
+
+
+def to_initializers(proto: onnx.ModelProto, tensors: Mapping[str, Tensor]) -> None:
+    """Make the inputs of these names initializers, without data yet: the graph's last ones, in the order of inputs."""
+    inputs = list(proto.graph.input)
     del proto.graph.input[:]
-    proto.graph.input.extend(arguments)
-    for value in places:
-        tensor = _tensor(weights[value.name])
-        proto.graph.initializer.add(
-            name=value.name,
-            data_type=value.type.tensor_type.elem_type,
-            dims=tensor.shape,
-            raw_data=bytes(content_of(tensor)),
-        )
-    return proto
+    for value in inputs:
+        if value.name in tensors:
+            kind, shape = value.type.tensor_type.elem_type, tensors[value.name].shape
+            proto.graph.initializer.add(name=value.name, data_type=kind, dims=shape)
+        else:
+            proto.graph.input.append(value)
 
 
 def describe(
-    proto: onnx.ModelProto, net: nn.Module, kind: str, metadata: Mapping[str, str], *, hidden_hooks: list[str]
+    proto: onnx.ModelProto, model: str, kind: str, metadata: Mapping[str, str], *, hidden_hooks: list[str]
 ) -> None:
     """Say in the graph's metadata what it is, of which module, and what wrote it."""
-    proto.doc_string = f"{type(net).__name__}, {kind}"
-    facts = {**metadata, "kind": kind, "model": type(net).__name__, "torch": torch.__version__}
-    facts["milepost"] = __version__
+    facts = {**metadata, "model": model, "torch": torch.__version__}
     if hidden_hooks:
         facts["hooks left out"] = ", ".join(hidden_hooks)
-    for key, value in sorted(facts.items()):
+    restate(proto, kind, facts)
+
+
+def restate(proto: onnx.ModelProto, kind: str, facts: Mapping[str, str]) -> None:
+    """Add to what the metadata says, or change it."""
+    known = {line.key: line.value for line in proto.metadata_props}
+    known |= {**facts, "kind": kind, "milepost": __version__}
+    proto.doc_string = f"{known.get('model')}, {kind}"
+    del proto.metadata_props[:]
+    for key, value in sorted(known.items()):
         proto.metadata_props.add(key=key, value=value)
 
 
-def check(proto: onnx.ModelProto, net: nn.Module) -> None:
+def check(proto: onnx.ModelProto, where: str) -> None:
     """Raise `GraphError` if onnx.checker refuses the graph."""
     import onnx
 
@@ -132,30 +161,54 @@ def check(proto: onnx.ModelProto, net: nn.Module) -> None:
         onnx.checker.check_model(proto)
     except onnx.checker.ValidationError as error:
         raise GraphError(
-            type(net).__name__,
+            where,
             found=f"a graph that onnx.checker refuses: {str(error).partition(chr(10))[0]}",
             expected="a valid ONNX graph",
             remedy="Try another version of torch or onnxscript; checkpoints do not need the graph.",
         ) from error
 
 
-def _parsed(meta: bytes) -> onnx.ModelProto:
+def _parsed(meta: bytes, where: str) -> onnx.ModelProto:
+    import onnx
+
+    proto = onnx.ModelProto.FromString(meta)
+    if not _is_text(proto):
+        raise _not_a_graph(where, "texts that are not UTF-8")
+    kind = {line.key: line.value for line in proto.metadata_props}.get("kind")
+    if kind != KIND_WITHOUT_WEIGHTS:
+        raise _not_a_graph(where, f"an ONNX model of kind {kind!r}")
+    onnx.checker.check_model(proto)
+    return proto
+
+
+def _is_text(message: Any) -> bool:
+    """Whether all texts are: those of protobuf's version 2 are not checked, and are bytes where they are not UTF-8."""
+    for field, value in message.ListFields():
+        values = value if isinstance(value, Sequence) and not isinstance(value, str | bytes) else [value]
+        if field.type == field.TYPE_MESSAGE and not all(_is_text(item) for item in values):
+            return False
+        if field.type == field.TYPE_STRING and not all(isinstance(item, str) for item in values):
+            return False
+    return True
+
+
+@contextmanager
+def sound(where: str) -> Iterator[None]:
+    """Tell of what protobuf and onnx.checker refuse as of a file that is no graph."""
     import onnx
     from google.protobuf.message import DecodeError
 
     try:
-        proto = onnx.ModelProto.FromString(meta)
-    except DecodeError as error:
-        raise _not_a_graph("bytes that are not an ONNX model") from error
-    kind = {line.key: line.value for line in proto.metadata_props}.get("kind")
-    if kind != KIND_WITHOUT_WEIGHTS:
-        raise _not_a_graph(f"an ONNX model of kind {kind!r}")
-    return proto
+        yield
+    except (DecodeError, UnicodeDecodeError) as error:
+        raise _not_a_graph(where, "bytes that are not an ONNX model") from error
+    except onnx.checker.ValidationError as error:
+        raise _not_a_graph(where, f"one that onnx.checker refuses: {str(error).partition(chr(10))[0]}") from error
 
 
-def _not_a_graph(found: str) -> GraphError:
+def _not_a_graph(where: str, found: str) -> GraphError:
     return GraphError(
-        "graph",
+        where,
         found=found,
         expected=f"a {KIND_WITHOUT_WEIGHTS}",
         remedy="Give the -graph.meta file that the training wrote.",
@@ -179,7 +232,8 @@ def _problem(place: onnx.ValueInfoProto, weights: Mapping[str, object]) -> str |
     if tuple(value.shape) != shape:
         return f"{place.name} has shape {tuple(value.shape)} instead of {shape}"
     dtype = _onnx_type(_tensor(value).dtype)
-    if dtype != (wanted := onnx.TensorProto.DataType.Name(expected.elem_type)):
+    names = {number: name for name, number in onnx.TensorProto.DataType.items()}
+    if dtype != (wanted := names.get(expected.elem_type, f"type {expected.elem_type}")):
         return f"{place.name} is of {dtype} instead of {wanted}"
     return None
 

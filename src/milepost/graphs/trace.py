@@ -10,7 +10,7 @@ import logging
 import re
 import traceback
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.export.graph_signature import ConstantArgument
 
-from milepost.errors import GraphError, MissingExtraError
+from milepost.errors import GraphError, MilepostError, MissingExtraError, SettingError
 from milepost.graphs.guard import hide_hooks
 
 if TYPE_CHECKING:
@@ -47,20 +47,43 @@ class Trace:
         weights: Name of an entry in the checkpoint to its tensor (`onnx_ir.TensorProtocol`).
         kinds: Name of an entry to ``parameter`` or ``buffer``.
         hidden_hooks: The modules whose hooks are not in the graph.
+        free: Of each input, its free dimensions by number, with what torch calls them.
     """
 
     model: Any
     weights: dict[str, Any]
     kinds: dict[str, str]
     hidden_hooks: list[str]
+    free: list[dict[int, str]]
 
-    def insert_weights(self) -> None:
-        """Make the weights a part of the graph."""
+    def rename(self, inputs: Sequence[str] | None, outputs: Sequence[str] | None) -> None:
+        """Give inputs and outputs the user's names; a value inside that has one of them gets another.
+
+        Raises:
+            SettingError: Too few or too many names, one twice, or one that a weight has.
+        """
         graph = self.model.graph
-        for value in [value for value in graph.inputs if value.name in self.weights]:
-            graph.inputs.remove(value)
-            value.const_value = self.weights[value.name]
-            graph.initializers[value.name] = value
+        arguments = [value for value in graph.inputs if value.name not in self.weights]
+        pairs = _paired("input_names", inputs, arguments) + _paired("output_names", outputs, graph.outputs)
+        named = {id(value) for value, _ in pairs}
+        everything = [*graph.inputs, *graph.initializers.values(), *_computed(graph)]
+        taken = {value.name for value in everything if id(value) not in named}
+        wanted = [name for _, name in pairs]
+        kept = {value.name for value in (*graph.inputs, *graph.outputs) if id(value) not in named}
+        if clashes := sorted({name for name in wanted if wanted.count(name) > 1 or name in kept}):
+            raise SettingError(
+                "input_names and output_names",
+                found=f"{', '.join(clashes)} for two values, or for one that is a weight",
+                expected="a name of its own for each",
+                remedy="Choose other names.",
+            )
+        taken |= set(wanted)
+        for value in everything:
+            if id(value) not in named and value.name in wanted:
+                value.name = _distinct(value.name, taken)
+                taken.add(value.name)
+        for value, name in pairs:
+            value.name = name
 
     def proto(self) -> onnx.ModelProto:
         """The graph as an ONNX message, without what tells about the machine it was traced on."""
@@ -117,7 +140,7 @@ def as_inputs(net: nn.Module, inputs: object) -> tuple[Tensor, ...]:
     return tuple(tensor.to(device) for tensor in tensors)
 
 
-def trace(net: nn.Module, inputs: tuple[Tensor, ...]) -> Trace:
+def trace(net: nn.Module, inputs: tuple[Tensor, ...], dynamic_shapes: Any = None, opset: int = OPSET) -> Trace:
     """Trace `net`, which stands in `guard.untouched`, with a free batch dimension, or a fixed one where it must be.
 
     The module runs on tensors without values, so this costs no memory for weights, and time by the number of operators.
@@ -126,11 +149,48 @@ def trace(net: nn.Module, inputs: tuple[Tensor, ...]) -> Trace:
         net: The module.
         inputs: Example tensors. The first dimension of the first one is the batch; it is free in every input whose
             first dimension is as long.
+        dynamic_shapes: The free dimensions instead, as `torch.export.export` takes them; an empty one for none.
+        opset: The version of ONNX's operators.
 
     Raises:
-        GraphError: Something in the module cannot be expressed as a graph.
+        GraphError: Something in the module cannot be expressed as a graph, or not in this opset.
     """
     hidden = hide_hooks(net)
+    with telling(net, inputs):
+        exported = exported_program(net, inputs, dynamic_shapes)
+        # `optimize` would fold batch norms into convolutions: the weights would no longer be the checkpoint's.
+        program = torch.onnx.export(exported, dynamo=True, optimize=False, verbose=False, opset_version=opset)
+        assert program is not None
+        kinds = _name_by_entries(program.model, net)
+        weights = _take_weights(program.model.graph, kinds)
+        _fold(program.model)
+        _check_opset(net, program.model.opset_imports.get(""), opset)
+    return Trace(program.model, weights, kinds, hidden, free_dimensions(exported))
+
+
+def exported_program(
+    net: nn.Module, inputs: tuple[Tensor, ...], dynamic_shapes: Any = None
+) -> torch.export.ExportedProgram:
+    """What torch.export makes of `net`; to be called in `telling`, with arguments as for `trace`."""
+    net = _unwrapped(net)
+    if dynamic_shapes is None:
+        exported = _exported(net, inputs)
+    else:
+        exported = torch.export.export(net, inputs, dynamic_shapes=dynamic_shapes or None, strict=False)
+    _check_results(net, exported)
+    return exported
+
+
+def free_dimensions(exported: torch.export.ExportedProgram) -> list[dict[int, str]]:
+    """Of each input, its free dimensions by number, with what torch calls them (``s77``, ``2*s77``)."""
+    values = {node.name: node.meta["val"] for node in exported.graph.nodes if node.op == "placeholder"}
+    shapes = [getattr(values[str(name)], "shape", ()) for name in exported.graph_signature.user_inputs]
+    return [{axis: str(size) for axis, size in enumerate(shape) if not isinstance(size, int)} for shape in shapes]
+
+
+@contextmanager
+def telling(net: nn.Module, inputs: tuple[Tensor, ...]) -> Iterator[None]:
+    """Run `net` or trace it: without gradients and chatter, and with failures told in the user's terms."""
     with _quiet(), ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())
@@ -138,19 +198,36 @@ def trace(net: nn.Module, inputs: tuple[Tensor, ...]) -> Trace:
             if torch.amp.is_autocast_available(device):
                 stack.enter_context(torch.autocast(device, enabled=False))
         try:
-            exported = _exported(_unwrapped(net), inputs)
-            _check_results(net, exported)
-            # `optimize` would fold batch norms into convolutions: the weights would no longer be the checkpoint's.
-            program = torch.onnx.export(exported, dynamo=True, optimize=False, verbose=False, opset_version=OPSET)
-            assert program is not None
-            kinds = _name_by_entries(program.model, net)
-            weights = _take_weights(program.model.graph, kinds)
-            _fold(program.model)
-        except GraphError:
+            yield
+        except MilepostError:
             raise
         except Exception as error:
             raise _told(net, error) from error
-    return Trace(program.model, weights, kinds, hidden)
+
+
+def _paired(field: str, names: Sequence[str] | None, values: Sequence[Any]) -> list[tuple[Any, str]]:
+    if names is None:
+        return []
+    is_listed = isinstance(names, list | tuple) and all(isinstance(name, str) and name for name in names)
+    if not is_listed or len(names) != len(values):
+        raise SettingError(
+            field,
+            found=repr(names),
+            expected=f"{len(values)} names, for " + ", ".join(value.name for value in values),
+            remedy="Give a list with a name for each of them.",
+        )
+    return list(zip(values, names, strict=True))
+
+
+def _check_opset(net: nn.Module, found: int | None, wanted: int) -> None:
+    # The exporter only logs that it cannot convert its operators to the version asked for.
+    if found != wanted:
+        raise GraphError(
+            type(net).__name__,
+            found=f"a graph of opset {found}, for some operators cannot be converted",
+            expected=f"one of opset {wanted}",
+            remedy="Ask for opset 18 or newer.",
+        )
 
 
 def _exported(net: nn.Module, inputs: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
