@@ -93,6 +93,19 @@ def test_a_moment_that_is_the_best_is_saved_although_no_save_is_due(tmp_path):
     assert load_checkpoint(checkpoints.best()).metadata["metrics"] == {"loss": 1.0, "accuracy": 0.9}
 
 
+def test_a_best_moment_within_an_epoch_is_saved_too(tmp_path):
+    """With the figure that made it the best."""
+    with manager_of(tmp_path, monitor="accuracy", save_checkpoint_steps=1000) as checkpoints:
+        progress = checkpoints.start()
+        for _ in progress.epochs(1):
+            for step in progress.steps(range(5)):
+                checkpoints.step()
+                if step in (1, 2, 3):
+                    checkpoints.report(accuracy=[0.5, 0.9, 0.1][step - 1])
+    assert names(tmp_path) == ["net-1_2.ckpt", "net-1_3.ckpt", "net-1_5.ckpt"]
+    assert load_checkpoint(checkpoints.best()).metadata["metrics"] == {"accuracy": 0.9}
+
+
 def test_everything_that_is_kept_can_be_listed(tmp_path):
     """With what was measured, and as paths."""
     checkpoints = run(tmp_path, [0.1, 0.9])

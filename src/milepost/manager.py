@@ -357,6 +357,7 @@ class CheckpointManager:
                 self._or_tell(lambda: ledger.write(self._storage, self._prefix, self._run, self._late))
                 self._rate()
             elif self._last_moment is not None and not self.progress.waits_for_epoch_end:
+                self._last_moment = self._up_to_date(self._last_moment)
                 self._save_if_best(self._last_moment)
 
     def take_state(self, snapshot: Snapshot) -> None:
