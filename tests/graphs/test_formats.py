@@ -130,7 +130,7 @@ def test_the_module_is_as_before_in_every_format(networks, tmp_path, capfd, file
         export(net, torch.randn(2, 1, 8, 8), file_name=tmp_path / "net", file_format=file_format)
     assert_untouched(net, before, gradient)
     assert capfd.readouterr() == ("", "")
-    assert os.listdir(tmp_path) == [] if fails else ["net" + FORMATS[file_format].suffix]
+    assert os.listdir(tmp_path) == ([] if fails else ["net" + FORMATS[file_format].suffix])
 
 
 def test_a_pt2_file_is_loaded_by_torch(networks, tmp_path):
