@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from milepost.errors import CheckpointNotFoundError, GraphError, MissingExtraError, SettingError
-from milepost.graphs import geir
+from milepost.graphs import export, geir
 from milepost.graphs.geir.checker import problems
 from milepost.graphs.geir.reader import parse
 
@@ -233,6 +233,29 @@ def test_a_file_that_would_compute_something_else_is_refused():
         encoded(net, (X,))
 
 
+@pytest.mark.parametrize("file_format", ["GEIR", "AIR"])
+def test_export_writes_a_geir_file(tmp_path, file_format):
+    """Under either of its names; tools take the suffix .air only."""
+    net, inputs = zoo.make("bert")
+    path = export(net, *inputs, file_name=tmp_path / "bert", file_format=file_format, operators="2020")
+    assert path == tmp_path / "bert.air"
+    assert path.read_bytes() == encoded(net, inputs, "2020")
+
+
+def test_export_writes_nothing_where_an_operator_is_missing(tmp_path):
+    """Neither the file nor a part of it."""
+    with pytest.raises(GraphError, match="1 operators that GEIR cannot express"):
+        export(Fn(torch.lgamma), X, file_name=tmp_path / "net.air", file_format="GEIR")
+    assert os.listdir(tmp_path) == []
+
+
+def test_settings_of_other_formats_are_refused(tmp_path):
+    """In both directions."""
+    for file_format, setting in (("GEIR", {"opset": 18}), ("ONNX", {"operators": "2020"})):
+        with pytest.raises(SettingError, match=next(iter(setting))):
+            export(nn.ReLU(), X, file_name=tmp_path / "net", file_format=file_format, **setting)
+
+
 def test_a_loaded_file_is_readable(tmp_path):
     """Line by line, with names that people gave."""
     net, inputs = zoo.make("mlp")
@@ -316,7 +339,7 @@ def test_huaweis_own_schema_reads_every_file(ge_schema, tmp_path):
 def test_an_export_needs_less_than_twice_the_weights_memory(tmp_path):
     """Above the module's own: the file is a list of pieces, and is read back op by op."""
     code = (
-        "import resource, sys, torch\nfrom pathlib import Path\nfrom torch import nn\n"
+        "import resource, sys, torch\nfrom torch import nn\n"
         "from milepost.graphs import geir\n"
         "def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
         "geir.encode(nn.Linear(2, 2), (torch.zeros(1, 2),))\n"

@@ -21,6 +21,7 @@ class Order:
     output_names: Sequence[str] | None
     dynamic_shapes: Any
     opset: int | None
+    operators: str | None
     verify: bool
 
     def tell_of_fixed_batch(self, free: list[dict[int, str]]) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from milepost.errors import SettingError, SettingTypeError
-from milepost.graphs import onnx_file, pt2_file
+from milepost.graphs import geir_file, onnx_file, pt2_file
 from milepost.graphs.files import Order, Part
 from milepost.graphs.loaded import read_model
 from milepost.graphs.trace import as_inputs
@@ -36,8 +36,12 @@ class Format:
     settings: frozenset[str]
 
 
+_GEIR = Format(".air", geir_file.encode, frozenset({"operators"}))
+
 FORMATS = {
     "ONNX": Format(".onnx", onnx_file.encode, frozenset({"input_names", "output_names", "dynamic_shapes", "opset"})),
+    "GEIR": _GEIR,
+    "AIR": _GEIR,  # what MindSpore calls it since 0.7
     "PT2": Format(".pt2", pt2_file.encode, frozenset({"dynamic_shapes"})),
 }
 """The formats that this version writes."""
@@ -52,6 +56,7 @@ def export(
     output_names: Sequence[str] | None = None,
     dynamic_shapes: Any = None,
     opset: int | None = None,
+    operators: str | None = None,
     verify: bool = True,
 ) -> Path:
     """Write `net` with its weights to a file that other tools run, checked before it is written.
@@ -68,8 +73,8 @@ def export(
         net: The module, on any device; or the path of a ``-graph.meta`` file.
         inputs: Example tensors or arrays, as for a call of `net`; or the path of a checkpoint.
         file_name: The file. A missing suffix is added; another one than the format's is kept, with a warning.
-        file_format: ``ONNX``, one file up to 2 GB, with the weights in ``<file_name>.data`` beyond that; or ``PT2``, a
-            file of `torch.export`.
+        file_format: ``ONNX``, one file up to 2 GB, with the weights in ``<file_name>.data`` beyond that; ``PT2``,
+            a file of `torch.export`; or ``GEIR``, also called ``AIR``, for Huawei's ATC, with fixed shapes.
         input_names: Names of the inputs instead of those of forward's arguments (ONNX).
         output_names: Names of the outputs (ONNX).
         dynamic_shapes: The free dimensions, as `torch.export.export` takes them; an empty one for none. By default it
@@ -77,6 +82,7 @@ def export(
             warning.
         opset: The version of ONNX's operators, 18 to 25, or an older one to which the module's can be converted; 20
             by default (ONNX).
+        operators: GE's operators, ``current``, the default, or ``2020`` for tools as old as MindSpore r0.6 (GEIR).
         verify: Whether to compare the results with the module's. Without that, onnxruntime is not needed.
 
     Returns:
@@ -86,7 +92,7 @@ def export(
         SettingError: This version does not write the format, or the format does not take a setting.
         GraphError: The module cannot be expressed in the format, or the file would not compute the same.
         MismatchError: A checkpoint does not fit the graph.
-        MissingExtraError: onnx, onnxscript or onnxruntime is not installed.
+        MissingExtraError: what the format needs is not installed: the extra ``[onnx]`` or ``[geir]``.
         SaveError: The file did not reach its place.
 
     Example:
@@ -95,7 +101,8 @@ def export(
         >>> path.name
         'linear.onnx'
     """
-    given = {"input_names": input_names, "output_names": output_names, "dynamic_shapes": dynamic_shapes, "opset": opset}
+    names = {"input_names": input_names, "output_names": output_names}
+    given = {**names, "dynamic_shapes": dynamic_shapes, "opset": opset, "operators": operators}
     chosen = _chosen(file_format, {name for name, value in given.items() if value is not None})
     path = _path(file_name, file_format, chosen.suffix)
     if isinstance(net, nn.Module):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from torch.export.graph_signature import InputKind, TensorArgument
 from torch.utils import _pytree as pytree
 
-from milepost.errors import GraphError
 from milepost.graphs.guard import hide_hooks
-from milepost.graphs.trace import _quiet, _told, _unwrapped
+from milepost.graphs.trace import exported_program, telling
 
 _SAME = {"clone", "contiguous", "detach", "alias", "dropout", "lift_fresh_copy", "lift_fresh"}
 """Operators that give what they are given, in eval mode and where nothing works in place."""
@@ -87,26 +86,20 @@ def graph_of(net: nn.Module, inputs: tuple[Tensor, ...]) -> Graph:
         GraphError: Something in the module cannot be expressed as a graph.
     """
     hidden = hide_hooks(net)
-    with _plain(inputs):
-        try:
-            exported = torch.export.export(_unwrapped(net), inputs, strict=False).run_decompositions({})
-        except Exception as error:
-            raise _told(net, error) from error
+    with telling(net, inputs), _attention_in_parts():
+        exported = exported_program(net, inputs, {}).run_decompositions({})
         return _Reader(net, exported).graph(tuple(hidden))
 
 
 @contextmanager
-def _plain(inputs: tuple[Tensor, ...]) -> Iterator[None]:
-    """Operators as they are written: no autocast, no fused shortcut of attention, no chatter."""
-    with _quiet(), ExitStack() as stack:
-        stack.enter_context(torch.inference_mode(False))
-        for device in {"cpu", *(tensor.device.type for tensor in inputs)}:
-            if torch.amp.is_autocast_available(device):
-                stack.enter_context(torch.autocast(device, enabled=False))
-        fast = torch.backends.mha.get_fastpath_enabled()
-        torch.backends.mha.set_fastpath_enabled(False)
-        stack.callback(torch.backends.mha.set_fastpath_enabled, fast)
+def _attention_in_parts() -> Iterator[None]:
+    """Without the shortcut by which torch's encoder layers become one operator that nobody else has."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
         yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 class _Reader:
@@ -235,13 +228,6 @@ class _Reader:
         for spec, leaf in zip(specs, output.args[0], strict=True):
             if spec.kind.name != "USER_OUTPUT" or leaf is None:  # the others update buffers, which no file can do
                 continue
-            if not isinstance(leaf, torch.fx.Node):
-                raise GraphError(
-                    type(self.net).__name__,
-                    found=f"{leaf!r} among the results of forward",
-                    expected="tensors",
-                    remedy="Leave out of the results what is not a tensor.",
-                )
             yield self.values[leaf.name]
 
     def _needed(self, outputs: tuple[Value, ...]) -> tuple[Node, ...]:

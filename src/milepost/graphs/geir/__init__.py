@@ -6,10 +6,10 @@ What a checkpoint holds, and where files go, is not known here.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
@@ -20,8 +20,8 @@ from milepost.graphs.geir.interpreter import run
 from milepost.graphs.geir.operators import TABLE, Call
 from milepost.graphs.geir.reader import Desc, Graph, Op, graph_of, parse
 from milepost.graphs.geir.schema import message
-from milepost.graphs.geir.verify import verify as check_results
 from milepost.graphs.guard import untouched
+from milepost.graphs.judge import judge
 from milepost.storage.local import LocalStorage
 
 __all__ = ["Content", "Desc", "Graph", "Op", "encode", "load", "run"]
@@ -69,7 +69,7 @@ def encode(
     net: nn.Module,
     inputs: tuple[Tensor, ...],
     *,
-    operators: Literal["2020", "current"] = "current",
+    operators: str = "current",
     verify: bool = True,
 ) -> list[Content]:
     """Return the content of a GEIR file for `net`, which is left exactly as it was, as pieces to be written in order.
@@ -98,18 +98,16 @@ def encode(
         )
     message("ModelDef")  # an absent protobuf is told before the work begins
     with untouched(net):
-        expected = _call(net, inputs) if verify else []
         traced = frontend.graph_of(net, inputs)
     pieces = pieces_of(traced, operators)
     if verify:
-        check_results(_readable(pieces, traced.name), inputs, expected, traced.hidden_hooks)
+        read = _readable(pieces, traced.name)
+
+        def compute(batch: Sequence[Tensor]) -> list[Tensor]:
+            return run(read, [tensor.detach().cpu() for tensor in batch])
+
+        judge(net, compute, inputs, [{} for _ in inputs], list(traced.hidden_hooks))
     return pieces.contents()
-
-
-def _call(net: nn.Module, inputs: tuple[Tensor, ...]) -> list[Tensor]:
-    with torch.no_grad():
-        results = net(*(tensor.clone() for tensor in inputs))  # forward may work in place
-    return [leaf for leaf in pytree.tree_leaves(results) if isinstance(leaf, Tensor)]
 
 
 def pieces_of(traced: frontend.Graph, operators: str) -> Pieces:
