@@ -192,7 +192,7 @@ def test_every_unsupported_operator_is_listed_with_its_place():
     with pytest.raises(GraphError) as caught:
         encoded(net, (torch.zeros(1, 2, 4, 4),))
     told = caught.value.found
-    assert told.startswith("3 operators")
+    assert told.startswith("operators that GEIR cannot express (3)")
     assert "body.1 (Fn): aten.lgamma.default" in told
     assert "body.3 (Fn): aten.cumprod.default" in told
     assert "pool (MaxPool2d): aten.max_pool2d.default (max pooling with a dilation)" in told
@@ -244,7 +244,7 @@ def test_export_writes_a_geir_file(tmp_path, file_format):
 
 def test_export_writes_nothing_where_an_operator_is_missing(tmp_path):
     """Neither the file nor a part of it."""
-    with pytest.raises(GraphError, match="1 operators that GEIR cannot express"):
+    with pytest.raises(GraphError, match=r"operators that GEIR cannot express \(1\)"):
         export(Fn(torch.lgamma), X, file_name=tmp_path / "net.air", file_format="GEIR")
     assert os.listdir(tmp_path) == []
 

@@ -134,7 +134,7 @@ def pieces_of(traced: frontend.Graph, operators: str) -> Pieces:
     if problems:
         raise GraphError(
             traced.name,
-            found=f"{len(problems)} operators that GEIR cannot express: " + "; ".join(problems),
+            found=f"operators that GEIR cannot express ({len(problems)}): " + "; ".join(problems),
             expected="operators of the set " + operators,
             remedy="Replace them in the network or export to ONNX; nothing was written.",
         )
