@@ -150,3 +150,12 @@ def test_a_restore_changes_the_state_and_not_the_place(tmp_path):
     assert again.progress.global_step == 4
     assert checkpoints.best() == again.best()
     again.close()
+
+
+def test_a_step_in_the_middle_of_an_epoch_that_is_the_best_is_saved_when_it_is_reported(tmp_path):
+    """Also between two saves that are due."""
+    with manager_of(tmp_path, monitor="accuracy", save_checkpoint_steps=100) as checkpoints:
+        for step in checkpoints.start().steps(range(4)):
+            checkpoints.step()
+            checkpoints.report(accuracy=[0.1, 0.5, 0.3, 0.2][step])
+    assert checkpoints.best() == tmp_path / "net-1_2.ckpt"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 
 import numpy as np
 import pytest
@@ -167,3 +169,30 @@ def test_what_is_forgotten_is_named(kind, message):
     np.random.seed(0)
     with pytest.raises(AssertionError, match=message):
         assert_resumes_exactly(broken(kind), stop_after=[3])
+
+
+@pytest.mark.parametrize("end", [SystemExit, ZeroDivisionError], ids=["a signal", "an exception"])
+def test_an_epochs_end_that_was_cut_off_is_done_after_the_resume(tmp_path, end):
+    """A breakpoint after an epoch's last batch, but before the body's last lines, leads back to these lines."""
+
+    def train(end=None):
+        net = nn.Linear(1, 1)
+        optimizer = torch.optim.SGD(net.parameters(), lr=1.0)
+        scheduler = lr_scheduler.StepLR(optimizer, 1)
+        config = CheckpointConfig(save_checkpoint_steps=100, save_on_signal=True, exception_save=True)
+        with CheckpointManager(tmp_path, net, optimizer, scheduler=scheduler, config=config) as checkpoints:
+            progress = checkpoints.resume()
+            for _ in progress.epochs(3):
+                for _ in progress.steps([1, 2]):
+                    optimizer.step()
+                    if end is SystemExit and progress.global_step == 4:
+                        os.kill(os.getpid(), signal.SIGTERM)
+                    checkpoints.step()
+                if end is ZeroDivisionError and progress.global_step == 4:
+                    raise ZeroDivisionError
+                scheduler.step()
+        return progress.global_step, scheduler.last_epoch
+
+    with pytest.raises(end):
+        train(end)
+    assert train() == (6, 3)

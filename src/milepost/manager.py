@@ -347,6 +347,8 @@ class CheckpointManager:
         values = {key: float(value) for key, value in _detached(metrics).items()}
         report = Report(moment.epoch, moment.step, moment.global_step, self._clock.unix_seconds(), values)
         self.progress.history.append(report)
+        if self._last_moment is not None:
+            self._last_moment = replace(self._last_moment, history=tuple(self.progress.history))
         with self._lock:
             found = [place for place, record in enumerate(self._records) if record.global_step == moment.global_step]
             for place in found:
@@ -410,6 +412,8 @@ class CheckpointManager:
 
     def save(self, moment: Moment | None = None, /, **metrics: Any) -> Path:
         """Save now; a second save of one step returns the first. Threads take turns.
+
+        After an epoch's last batch, let it be the last line of the epoch's body: a resume begins the next epoch.
 
         Args:
             moment: Where the training stands, for callers that count by themselves.
@@ -520,7 +524,9 @@ class CheckpointManager:
             "step": moment.step,
             "global_step": moment.global_step,
             "steps_per_epoch": moment.steps_per_epoch,
-            "epoch_done": moment.is_epoch_done or moment.step == moment.steps_per_epoch,
+            "epoch_done": moment.step == moment.steps_per_epoch
+            if moment.is_epoch_done is None
+            else moment.is_epoch_done,
             "time": created,
             "metrics": metrics_to_json(metrics),
             "history": ledger.encode(moment.history),
@@ -629,7 +635,7 @@ class CheckpointManager:
 
     def _progress(self, moment: Moment) -> Progress:
         now = self._clock.now_seconds()
-        return Progress(moment.epoch, moment.step, moment.global_step, now, is_epoch_end=moment.is_epoch_done)
+        return Progress(moment.epoch, moment.step, moment.global_step, now, is_epoch_end=moment.is_epoch_done is True)
 
 
 def _end_epoch(manager: CheckpointManager | None) -> None:

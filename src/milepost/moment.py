@@ -35,7 +35,8 @@ class Moment:
         loader: Where the batches come from; its generators' state is saved.
         epoch_start: What `milepost.state.random.capture` returned just before the epoch's first batch was drawn.
         inputs: The network's inputs of this step, an example for its graph.
-        is_epoch_done: Whether everything that belongs to the epoch has happened, what follows its last step too.
+        is_epoch_done: Whether everything that belongs to the epoch has happened, what follows its last step too; None
+            where nothing is known to follow it.
         history: What was reported so far, oldest first.
     """
 
@@ -47,7 +48,7 @@ class Moment:
     loader: object = None
     epoch_start: Mapping[str, Any] | None = None
     inputs: tuple[torch.Tensor, ...] = ()
-    is_epoch_done: bool = False
+    is_epoch_done: bool | None = None
     history: tuple[Report, ...] = ()
 
 

@@ -150,7 +150,8 @@ class TrainingProgress:
             loader=self._drawn_from,
             epoch_start=self._epoch_start,
             inputs=inputs,
-            is_epoch_done=self._is_body_done,
+            # At the last step the rest of the body of `epochs` is still to do; a resume must lead back to it.
+            is_epoch_done=self._is_body_done or (False if self._is_in_epochs and self._is_in_steps else None),
             history=tuple(self.history),
         )
 
