@@ -347,3 +347,30 @@ def test_a_directory_that_is_a_file_is_refused_with_the_fields_name(tmp_path):
     for directory in (tmp_path / "file", tmp_path / "file" / "inside", ""):
         with pytest.raises(SettingError, match="^directory"):
             manager_of(directory)
+
+
+@pytest.mark.parametrize("has", [True, False], ids=["only the checkpoint", "only the training"])
+@pytest.mark.parametrize("part", ["module", "optimizer", "scheduler"])
+def test_an_object_that_only_one_side_has_is_refused_or_left_as_it_is(tmp_path, part, has):
+    """Whatever kind it is of; without `strict`, the reports name it."""
+
+    def manager(*, whole):
+        net, other = nn.Linear(1, 1), nn.Linear(1, 1)
+        optimizer = torch.optim.SGD(net.parameters(), lr=1.0)
+        objects = {
+            "module": other,
+            "optimizer": torch.optim.SGD(other.parameters(), lr=1.0),
+            "scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 1),
+        }
+        more = {"one": objects[part]} if whole else {}
+        return CheckpointManager(tmp_path, net, optimizer, **more)
+
+    with manager(whole=has) as checkpoints:
+        checkpoints.start()
+        checkpoints.step()
+    with manager(whole=not has) as checkpoints:
+        with pytest.raises(LoadError, match="one"):
+            checkpoints.resume("must")
+        checkpoints.resume("must", strict=False)
+        report = checkpoints.reports[-1]
+        assert report.unexpected + report.missing == ("one",)

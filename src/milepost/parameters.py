@@ -67,8 +67,7 @@ class Parameters(MutableMapping[str, "torch.Tensor | str"]):
             state = self.metadata.get("state", {})
             prefix = f"{part}."
             if modules.EXTRA + prefix not in state:
-                beside = [key.removeprefix(modules.EXTRA)[:-1] for key in state if key.startswith(modules.EXTRA)]
-                raise no_part(self.where, part, [name for name in beside if name])
+                raise no_part(self.where, part, self.parts())
             extra = state[modules.EXTRA + prefix]
             inside = tuple(prefix + name for name in extra)  # tensors in what get_extra_state returned
             names = [name for name in self.beside if name.startswith(prefix)]
@@ -78,6 +77,12 @@ class Parameters(MutableMapping[str, "torch.Tensor | str"]):
         twin.beside = {name: self.beside[name] for name in names if name.startswith(inside)}
         twin._values = {}
         return twin
+
+    def parts(self) -> list[str]:
+        """The names of the modules that were stored beside the network."""
+        state = self.metadata.get("state", {})
+        beside = [key.removeprefix(modules.EXTRA)[:-1] for key in state if key.startswith(modules.EXTRA)]
+        return [name for name in beside if name]
 
     def fetch(self, name: str) -> torch.Tensor | str:
         """Read an entry of the file anew, whether it is among the names or not."""

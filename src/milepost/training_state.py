@@ -13,7 +13,7 @@ from milepost.errors import LoadError, SettingError, SettingTypeError
 from milepost.moment import EPOCH_START, LOADER, RANDOM
 from milepost.parameters import Parameters, sound
 from milepost.state import modules, objects, optimizers
-from milepost.state.report import Prepared
+from milepost.state.report import LoadReport, Prepared
 from milepost.state.snapshot import Snapshot
 
 _TAKEN = {objects.OBJECTS, modules.EXTRA, optimizers.OPTIMIZER, RANDOM, EPOCH_START, LOADER}
@@ -65,21 +65,27 @@ class TrainingState:
         """
         with sound(parameters.where):
             saved = parameters.metadata.get("state", {}).get(objects.OBJECTS, {})
-            missing = [name for name in self._objects if name not in saved]
-            left = [name for name in saved if name not in self._objects]
+            there = {*parameters.parts(), *parameters.optimizer_keys(), *saved}
+        own = {**self._modules, **self._optimizers, **self._objects}
+        missing, left = sorted(own.keys() - there), sorted(there - own.keys())
         if strict and (missing or left):
             raise LoadError(
                 parameters.where,
-                found=f"the state of {', '.join(saved) or 'no further object'}",
-                expected=f"the state of {', '.join(self._objects) or 'no further object'}",
+                found=f"the state of {', '.join(sorted(there)) or 'no further object'}",
+                expected=f"the state of {', '.join(sorted(own)) or 'no further object'}",
                 remedy="Give the manager the objects that were saved, by the same names; or resume with strict=False.",
             )
         names = self._parameter_names()
         loads = [] if self.net is None else [prepare(self.net, parameters, strict=strict)]
-        loads += [prepare(module, parameters, strict=strict, part=name) for name, module in self._modules.items()]
+        loads += [
+            prepare(module, parameters, strict=strict, part=name)
+            for name, module in self._modules.items()
+            if name in there
+        ]
         loads += [
             prepare(optimizer, parameters, strict=strict, names=names, part=name)
             for name, optimizer in self._optimizers.items()
+            if name in there
         ]
         with sound(parameters.where):
             loads += [
@@ -87,6 +93,9 @@ class TrainingState:
                 for name, value in self._objects.items()
                 if name in saved
             ]
+        if missing or left:
+            report = LoadReport("the training's objects", missing=tuple(missing), unexpected=tuple(left))
+            loads.append(Prepared(report, lambda: None))
         return loads
 
     def _parameter_names(self) -> dict[int, str]:
