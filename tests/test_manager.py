@@ -10,7 +10,7 @@ from torch import nn
 
 from milepost.checkpoint import load_checkpoint, save_checkpoint
 from milepost.config import CheckpointConfig
-from milepost.errors import CheckpointNotFoundError, LoadError, SaveError, SettingError
+from milepost.errors import CheckpointNotFoundError, LoadError, SaveError, SettingError, SettingTypeError
 from milepost.manager import CheckpointManager
 from milepost.moment import Moment
 from milepost.storage.local import LocalStorage
@@ -374,3 +374,43 @@ def test_an_object_that_only_one_side_has_is_refused_or_left_as_it_is(tmp_path, 
         checkpoints.resume("must", strict=False)
         report = checkpoints.reports[-1]
         assert report.unexpected + report.missing == ("one",)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "named"),
+    [
+        (lambda manager: manager.step(loss="low"), "the metric 'loss'"),
+        (lambda manager: manager.save(loss=None), "the metric 'loss'"),
+        (lambda manager: manager.report(loss=torch.ones(2)), "the metric 'loss'"),
+        (lambda manager: manager.restore(None), "which"),
+        (lambda manager: manager.resume(None), "which"),
+        (lambda manager: list(manager.progress.epochs(2.5)), "epochs"),
+        (lambda manager: list(manager.progress.steps(5)), "loader"),
+        (lambda _: CheckpointManager(None), "directory"),
+        (lambda _: CheckpointManager(".", config={}), "config"),
+    ],
+)
+def test_an_argument_of_a_wrong_kind_is_named(tmp_path, mistake, named):
+    """Whatever it is, where it is given or first used."""
+    with CheckpointManager(tmp_path, nn.Linear(1, 1)) as checkpoints:
+        checkpoints.start()
+        with pytest.raises(SettingTypeError, match=f"^{named}"):
+            mistake(checkpoints)
+        checkpoints.start()
+
+
+def test_a_loop_that_draws_by_itself_goes_on_in_the_random_state_of_the_save(tmp_path):
+    """Also one that asks for no batches."""
+
+    def draw(folder, steps, seed):
+        torch.manual_seed(seed)
+        drawn = []
+        with CheckpointManager(folder, nn.Linear(1, 1)) as checkpoints:
+            progress = checkpoints.resume()
+            while progress.global_step < steps:
+                drawn.append(float(torch.rand(1)))
+                checkpoints.step()
+        return drawn
+
+    straight = draw(tmp_path / "straight", 4, seed=0)
+    assert draw(tmp_path / "cut", 2, seed=0) + draw(tmp_path / "cut", 4, seed=9) == straight

@@ -37,6 +37,7 @@ from milepost.errors import (
     ReadError,
     SaveError,
     SettingError,
+    SettingTypeError,
 )
 from milepost.graphs.meta import graph_meta
 from milepost.moment import EPOCH_START, LOADER, RANDOM, Moment, Resumed
@@ -146,6 +147,10 @@ class CheckpointManager:
         clock: Clock | None = None,
         **objects: Any,
     ) -> None:
+        if not isinstance(config, CheckpointConfig | None):
+            raise SettingTypeError(
+                "config", found=repr(config), expected="a CheckpointConfig", remedy="Build it with CheckpointConfig()."
+            )
         self._prefix = check_prefix(prefix)
         self._storage = LocalStorage(check_directory(directory))
         self._state = TrainingState(net, optimizer, objects)
@@ -248,7 +253,7 @@ class CheckpointManager:
         """
         self.close()
         if which not in ("auto", "must"):
-            path = Path(which)
+            path = _checkpoint_path(which)
             is_newest = path.parent.resolve() == self._storage.directory.resolve() and self._is_newest(path.name)
             with open_checkpoint(LocalStorage(path.parent), path.name) as parameters:
                 return self._go_on(parameters, path.name if is_newest else None, steps_per_epoch, strict)
@@ -294,7 +299,7 @@ class CheckpointManager:
             CheckpointNotFoundError: No such file.
             LoadError: It does not fit; nothing has changed.
         """
-        path = Path(which)
+        path = _checkpoint_path(which)
         with open_checkpoint(LocalStorage(path.parent), path.name) as parameters:
             loads = self._state.prepare(parameters, strict=strict)
             apply(loads)
@@ -344,7 +349,7 @@ class CheckpointManager:
             metrics: Numbers or tensors with one element, e.g. ``accuracy=0.97``.
         """
         moment = self._last_moment or self.progress.moment({})
-        values = {key: float(value) for key, value in _detached(metrics).items()}
+        values = _figures(metrics)
         report = Report(moment.epoch, moment.step, moment.global_step, self._clock.unix_seconds(), values)
         self.progress.history.append(report)
         if self._last_moment is not None:
@@ -499,7 +504,7 @@ class CheckpointManager:
 
     def _metrics(self, moment: Moment) -> dict[str, float]:
         """The figures of a moment, those that were reported for it too; the later of two counts."""
-        metrics = {key: float(value) for key, value in moment.metrics.items()}
+        metrics = _figures(moment.metrics)
         for report in moment.history:
             if report.global_step == moment.global_step:
                 metrics |= report.metrics
@@ -576,6 +581,7 @@ class CheckpointManager:
         run, claim, own = self._claim_for(None if newest is None else parse(newest, self._prefix))
         try:
             apply(loads)
+            resumed.restore_random(self._loader)
         except BaseException:
             claim.release()
             raise
@@ -648,6 +654,33 @@ def _detached(metrics: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value.detach() if isinstance(value, torch.Tensor) else value for key, value in metrics.items()}
 
 
+def _figures(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics as floats, or `SettingTypeError` with the name of one that is no number."""
+    figures = {}
+    for name, value in _detached(metrics).items():
+        try:
+            figures[name] = float(value)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise SettingTypeError(
+                f"the metric {name!r}",
+                found=f"{value!r:.80}",
+                expected="a number, or a tensor with one element",
+                remedy="Reduce it first, e.g. with mean(), or leave it out.",
+            ) from error
+    return figures
+
+
+def _checkpoint_path(which: object) -> Path:
+    if not isinstance(which, str | os.PathLike):
+        raise SettingTypeError(
+            "which",
+            found=repr(which),
+            expected="the path of a checkpoint",
+            remedy="Give a str or a Path; best() and latest() are None as long as there is none.",
+        )
+    return Path(which)
+
+
 def _tell(passed_over: list[MilepostError]) -> None:
     for error in passed_over:
         warnings.warn(f"passed over, and kept: {error}", stacklevel=3)
@@ -655,6 +688,10 @@ def _tell(passed_over: list[MilepostError]) -> None:
 
 def check_directory(directory: str | os.PathLike[str]) -> Path:
     """Return the folder as an absolute path, or raise `SettingError` if nothing can be written there."""
+    if not isinstance(directory, str | os.PathLike):
+        raise SettingTypeError(
+            "directory", found=repr(directory), expected="the path of a folder", remedy="Give a str or a Path."
+        )
     path = Path(directory).absolute()
     existing = next(parent for parent in [path, *path.parents] if parent.exists())
     if not str(directory):

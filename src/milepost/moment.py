@@ -95,6 +95,10 @@ class Resumed:
                 remedy="Give the data set, and the batch size, that the training began with.",
             )
 
+    def restore_random(self, loader: object) -> None:
+        """Set the random state of the moment of the save, for loops that draw no batches from `TrainingProgress`."""
+        self._restore(self._random, loader)
+
     def restore_before_batches(self, loader: object) -> None:
         """Set the random state in which the epoch's batches began, so that they come in the same order again."""
         if getattr(loader, "persistent_workers", False) and self.epoch > 1:

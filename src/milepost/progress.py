@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from milepost.catalog.ledger import Report
-from milepost.errors import SettingError, TrainingError
+from milepost.errors import SettingError, SettingTypeError, TrainingError
 from milepost.moment import Moment, Resumed
 from milepost.state import random
 
@@ -77,6 +77,10 @@ class TrainingProgress:
         Args:
             total: The number of the last epoch.
         """
+        if not isinstance(total, int):
+            raise SettingTypeError(
+                "epochs", found=repr(total), expected="the number of the last epoch", remedy="Give an int."
+            )
         self._is_in_epochs = True
         try:
             for epoch in range(max(1, self.epoch + self._is_body_done), total + 1):
@@ -108,6 +112,10 @@ class TrainingProgress:
         if source is None:
             raise SettingError(
                 "loader", found="none", expected="where the batches come from", remedy="Write progress.steps(loader)."
+            )
+        if not hasattr(source, "__iter__") and not hasattr(source, "__getitem__"):
+            raise SettingTypeError(
+                "loader", found=repr(source), expected="what can be iterated over", remedy="Give a loader or a list."
             )
         if not self._is_in_epochs and (self.epoch == 0 or self._is_exhausted):
             self._begin_epoch(self.epoch + 1)
