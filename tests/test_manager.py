@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import re
+import signal
 
 import pytest
 import torch
@@ -414,3 +416,14 @@ def test_a_loop_that_draws_by_itself_goes_on_in_the_random_state_of_the_save(tmp
 
     straight = draw(tmp_path / "straight", 4, seed=0)
     assert draw(tmp_path / "cut", 2, seed=0) + draw(tmp_path / "cut", 4, seed=9) == straight
+
+
+def test_a_manager_that_is_dropped_gives_the_signals_back(tmp_path):
+    """Also without a close: nobody is left who would act on them."""
+    before = signal.getsignal(signal.SIGTERM)
+    manager = CheckpointManager(tmp_path, nn.Linear(1, 1), config=CheckpointConfig(save_on_signal=True))
+    manager.start()
+    assert signal.getsignal(signal.SIGTERM) != before
+    del manager
+    gc.collect()
+    assert signal.getsignal(signal.SIGTERM) == before

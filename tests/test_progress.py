@@ -183,3 +183,13 @@ def test_another_data_set_is_refused(tmp_path):
         run(tmp_path, iter([1]))
     with pytest.raises(SettingError, match="^loader: found none"):
         next(TrainingProgress().steps())
+
+
+def test_batches_begun_anew_are_a_new_epoch_also_after_a_break():
+    """Without a loop over epochs: else the steps of an epoch would be more than its batches, and no resume fit."""
+    progress = TrainingProgress()
+    for _ in range(2):
+        for batch in progress.steps(["a", "b", "c"]):
+            if batch == "b":
+                break
+    assert (progress.epoch, progress.step, progress.global_step) == (2, 2, 4)

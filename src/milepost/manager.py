@@ -631,6 +631,8 @@ class CheckpointManager:
         if self._config.save_on_signal:
             self._signals = SignalWatch()
             self._signals.__enter__()
+            # A manager that is dropped must not leave a process that a signal no longer ends.
+            weakref.finalize(self, self._signals.__exit__, None, None, None).atexit = False
 
     def _late_reports(self) -> list[Report]:
         try:

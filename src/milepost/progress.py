@@ -117,7 +117,7 @@ class TrainingProgress:
             raise SettingTypeError(
                 "loader", found=repr(source), expected="what can be iterated over", remedy="Give a loader or a list."
             )
-        if not self._is_in_epochs and (self.epoch == 0 or self._is_exhausted):
+        if not self._is_in_epochs and (self.epoch == 0 or self._drawn_from is not None):
             self._begin_epoch(self.epoch + 1)
         batches = self._begin_batches(source)
         self._is_in_steps = True
