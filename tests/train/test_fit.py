@@ -106,6 +106,16 @@ def test_early_stopping_goes_on_where_it_was(tmp_path):
     assert_resumes_exactly(run, stop_after=[6, 9, 13])
 
 
+def test_a_training_that_was_stopped_early_stays_stopped(tmp_path):
+    """A script that is started again does not train one more epoch each time."""
+    for _ in range(2):
+        seen = Evaluations()
+        stopper = EarlyStopping("accuracy", patience=2, min_delta=1.0)
+        model().fit(9, data(), data(), 1, [ModelCheckpoint("net", tmp_path), stopper, seen], resume="auto")
+    assert seen.at == []
+    assert max(path.name for path in tmp_path.glob("*.ckpt")) == "net-3_4.ckpt"
+
+
 @pytest.mark.parametrize(
     ("build", "error"),
     [

@@ -52,9 +52,11 @@ class EarlyStopping(Callback):
         self._waited = 0
 
     def on_train_begin(self, run_context: RunContext) -> None:
-        """Begin anew, in a training that does so too."""
+        """Begin anew, in a training that does so too; one that had been stopped has nothing more to do."""
         if run_context.original_args().cur_step_num == 0:
             self._best, self._waited = None, 0
+        if self._waited >= self.patience:
+            run_context.request_stop()
 
     def on_eval_end(self, run_context: RunContext) -> None:
         """Look at what was measured."""

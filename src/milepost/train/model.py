@@ -236,7 +236,7 @@ class Model:
             progress = self._begin(params, initial_epoch, resume)
             _follow(params, progress)
             watchers.call("begin")
-            for _ in progress.epochs(epoch):
+            for _ in progress.epochs(0 if watchers.context.get_stop_requested() else epoch):
                 self._train_epoch(optimizer, params, progress, watchers, validation)
                 if watchers.context.get_stop_requested():
                     break
