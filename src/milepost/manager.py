@@ -580,6 +580,8 @@ class CheckpointManager:
         loads = self._state.prepare(parameters, strict=strict)
         run, claim, own = self._claim_for(None if newest is None else parse(newest, self._prefix))
         try:
+            # A random state that cannot be set must be found before anything is loaded, and loading may draw from it.
+            resumed.restore_random(self._loader)
             apply(loads)
             resumed.restore_random(self._loader)
         except BaseException:
