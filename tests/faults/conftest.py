@@ -103,8 +103,10 @@ class mounted:
         try:
             done = subprocess.run(self._command, capture_output=True, text=True, check=False)
         except FileNotFoundError:
+            # A container without util-linux has no way to mount; the same faults are also tried without a mount.
             pytest.skip("there is no mount command")
         if done.returncode:
+            # Only root may mount, and many containers forbid it even to root; no test can change that.
             pytest.skip(f"mounting is not allowed: {done.stderr.strip()}")
         return self.folder
 

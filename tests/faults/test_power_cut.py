@@ -98,6 +98,7 @@ def image(tmp_path) -> Path:
     try:
         subprocess.run(["mkfs.ext4", "-q", path], check=True, capture_output=True)
     except FileNotFoundError:
+        # It comes from e2fsprogs, not from pip; the model of the disk above tries the same without it.
         pytest.skip("there is no mkfs.ext4")
     return path
 

@@ -310,6 +310,7 @@ def ge_schema():
     path = Path(os.environ.get("MILEPOST_GE_SCHEMA", root / ".venv-ge" / "ge_ir_by_protoc_3_19_pb2.py"))
     if not path.exists():
         reason = f"no schema of Huawei's at {path}; see tests/judges/ge-requirements.txt"
+        # `make test-slow` fetches it, and CI must have it; a bare pytest without network still judges all else.
         pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
     return path
 

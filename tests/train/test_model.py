@@ -409,6 +409,7 @@ def test_the_device_is_the_cpu_where_it_is_given(network, blobs):
     assert {parameter.device for parameter in network.parameters()} == {torch.device("cpu")}
 
 
+# What it tests is a device other than the CPU, which nothing can stand in for.
 @pytest.mark.skipif(not torch.accelerator.is_available(), reason="needs an accelerator")
 def test_an_accelerator_is_chosen_and_loaded_optimizer_state_moves_along(make_network, blobs):
     """Network, batches and the state that an optimizer has already go to the accelerator by themselves."""
