@@ -72,7 +72,7 @@ def test_a_file_system_that_becomes_read_only_is_told(small_disk):
 def test_a_folder_without_the_right_to_write_is_told(tmp_path, processes):
     """A `SaveError` that names the right; a process of another user meets it, since root may always write."""
     if os.geteuid() != 0:
-        # A user without root cannot make a folder of another's; root, whom no right stops, needs another user to meet one.
+        # No right stops root, and only root can become a user whom one does.
         pytest.skip("only root can become another user")
     folder = tmp_path / "run"
     for parent in (tmp_path, *tmp_path.parents[:2]):
