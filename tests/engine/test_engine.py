@@ -96,3 +96,33 @@ def test_a_content_that_fails_to_come_leaves_nothing(storage):
     with pytest.raises(ZeroDivisionError):
         write(storage, "y.ckpt", plan([array("a", b"1"), broken], {}))
     assert [stat.name for stat in storage.list()] == ["x.ckpt"]
+
+
+@pytest.mark.parametrize("verb", [None, "create", "write", "commit"])
+def test_each_array_is_released_once_when_its_bytes_were_taken_or_the_save_was_given_up(verb):
+    """In turn, each before the next large one is asked for; and those that were never asked for, too."""
+    told = []
+
+    def refuse(met, name):
+        if met == verb:
+            raise OSError(errno.EIO, "Input/output error")
+
+    def held(name: str, nbytes: int) -> Array:
+        def content() -> memoryview:
+            told.append(f"take {name}")
+            return memoryview(bytes(nbytes))
+
+        return Array(ArraySpec(name, "uint8", (nbytes,)), "parameter", content, lambda: told.append(f"release {name}"))
+
+    sizes = {"a": 10, "b": 9 << 20, "c": 0, "d": 1 << 20}
+    planned = plan([held(*item) for item in sizes.items()], {})
+    assert told == []
+    if verb is None:
+        write(MemoryStorage(), "x.ckpt", planned)
+        assert told == [f"{what} {name}" for name in sizes for what in ("take", "release")]
+    else:
+        with pytest.raises(SaveError):
+            write(MemoryStorage(refuse), "x.ckpt", planned)
+        assert sorted(line for line in told if line.startswith("release")) == [f"release {name}" for name in sizes]
+    planned.release()
+    assert len(told) == len(set(told))

@@ -9,10 +9,15 @@ from milepost.storage.base import Stat, Storage
 def write(storage: Storage, name: str, plan: Plan) -> Stat:
     """Stream `plan` into `storage` and return once the file is durable under `name`.
 
+    Each array is released as soon as the storage has taken its bytes in; when this returns or raises, all of them are.
+
     Raises:
         SaveError: The storage refused; what had the name is untouched, nothing unfinished is left.
     """
-    with storage.create(name, plan.nbytes) as file:
-        for chunk in plan.chunks():
-            file.write(chunk)
-        return file.commit()
+    try:
+        with storage.create(name, plan.nbytes) as file:
+            for chunk in plan.chunks():
+                file.write(chunk)
+            return file.commit()
+    finally:
+        plan.release()

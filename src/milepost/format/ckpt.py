@@ -253,6 +253,7 @@ class Plan:
         self._offset = offset
         self._metadata = metadata
         self._aliases = aliases
+        self._held = {place: part.array.release for place, part in enumerate(parts) if part.array.release is not None}
         self._nbytes = offset + len(self._tail([0] * len(parts), 0))
 
     @property
@@ -263,14 +264,15 @@ class Plan:
     def chunks(self) -> Iterator[bytes | memoryview]:
         """Stream the file: each content is asked for once, in its turn, checksummed, and let go of.
 
-        Memory holds one content at a time, if each chunk is let go of when the next is asked for.
+        Memory holds one content at a time, if each chunk is let go of when the next is asked for: then its bytes count
+        as taken in, and an array whose last chunk it was is released.
 
         Raises:
             UnsupportedStateError: A content does not have the length that its spec announced.
         """
         pending = bytearray(schema.HEADER_HEAD + schema.HEADER_FORMAT.pack(schema.MAGIC, schema.PROFILE))
         checksums = []
-        for part in self._parts:
+        for place, part in enumerate(self._parts):
             checksum = Checksum()
             if part.nbytes < LARGE_NBYTES:
                 for head, run in part.runs(part.take()):
@@ -282,11 +284,22 @@ class Plan:
                 yield bytes(pending + part.heads[0])
                 pending.clear()
                 yield from _large_runs(part, checksum)
+            self._release(place)
             checksums.append(checksum.value())
             if len(pending) >= BLOCK_NBYTES:
                 yield bytes(pending)
                 pending.clear()
         yield bytes(pending + self._tail(checksums, self._nbytes))
+
+    def release(self) -> None:
+        """Release the arrays that are not yet: the save is done, or given up. Harmless a second time."""
+        for place in list(self._held):
+            self._release(place)
+
+    def _release(self, place: int) -> None:
+        release = self._held.pop(place, None)
+        if release is not None:
+            release()
 
     def _tail(self, checksums: Iterable[int], nbytes: int) -> bytes:
         """Metadata, index and footer; as long for one set of checksums as for any other."""

@@ -99,11 +99,13 @@ class Array:
         spec: Name, dtype and shape.
         kind: One of `KINDS`.
         content: Gives the bytes in C order, little-endian, as a flat memoryview of format ``B``.
+        release: Called once, when a writer has taken the bytes in or given the save up: from then on they may change.
     """
 
     spec: ArraySpec
     kind: str
     content: Callable[[], memoryview]
+    release: Callable[[], None] | None = None
 
 
 class Source(Protocol):

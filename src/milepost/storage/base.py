@@ -48,7 +48,7 @@ class NewFile(Protocol):
     """A file in the making, invisible under its name until `commit`; leaving the block without one discards it."""
 
     def write(self, content: memoryview | bytes) -> None:
-        """Append `content`."""
+        """Append `content`; once this returns, the caller may change it."""
 
     def commit(self) -> Stat:
         """Make the file durable and give it its name, replacing what had that name, in one step."""
