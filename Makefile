@@ -6,7 +6,7 @@ MINDSPORE := .venv-mindspore
 GE := .venv-ge
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow torture lint clean
+.PHONY: demo test test-slow torture bench lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py
@@ -22,6 +22,10 @@ test-slow: $(VENV)/.installed $(MINDSPORE)/.installed $(GE)/.installed
 torture: $(VENV)/.installed
 	$(BIN)/python -m pytest tests/faults --torture -m "slow or not slow"
 	$(BIN)/python tests/hostile/torture.py
+
+# Against peers and against the machine, on the disk that this folder is on; the table goes into docs/performance.md.
+bench: $(VENV)/.installed $(MINDSPORE)/.installed
+	$(BIN)/python -m benchmarks --docs docs/performance.md --json benchmarks/results.json
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
