@@ -12,7 +12,7 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -25,7 +25,7 @@ from torch.optim import Optimizer
 from milepost.catalog import ledger, records
 from milepost.catalog.facts import metrics_to_json
 from milepost.catalog.ledger import Report
-from milepost.catalog.names import BREAKPOINT, CheckpointName, best_name, check_prefix, graph_name, parse
+from milepost.catalog.names import BREAKPOINT, CheckpointName, check_prefix, parse
 from milepost.catalog.records import Record
 from milepost.checkpoint import open_checkpoint, store
 from milepost.config import CheckpointConfig
@@ -35,21 +35,19 @@ from milepost.errors import (
     MilepostError,
     NotACheckpointError,
     ReadError,
-    SaveError,
     SettingError,
     SettingTypeError,
 )
 from milepost.graphs.meta import graph_meta
 from milepost.moment import EPOCH_START, LOADER, RANDOM, Moment, Resumed
 from milepost.parameters import Parameters
-from milepost.policy.keep import expired
 from milepost.policy.save import Progress
 from milepost.progress import TrainingProgress, keeps_state
+from milepost.run import Refusals, Run, tell
 from milepost.signals import SignalWatch
 from milepost.state import random
 from milepost.state.report import LoadReport
 from milepost.state.snapshot import Snapshot
-from milepost.storage.base import Lock
 from milepost.storage.local import LocalStorage
 from milepost.training_state import TrainingState, apply
 
@@ -157,15 +155,11 @@ class CheckpointManager:
         self._loader = loader
         self._config = config or CheckpointConfig()
         self._clock = clock or Clock()
-        self._run = 0
-        self._give_back: Callable[[], object] | None = None
-        self._records: list[Record] = []
-        self._late: list[Report] = []
-        self._linked: CheckpointName | None = None
+        self._refusals = Refusals(self._config.on_error)
+        self._run: Run | None = None
         self._last_attempt = Progress(0, 0, 0, self._clock.now_seconds())
         self._saved_step: int | None = None
         self._last_moment: Moment | None = None
-        self._told: set[int | None] = set()
         self._lock = threading.RLock()
         self._signals: SignalWatch | None = None
         self.progress = TrainingProgress(loader=loader)
@@ -173,7 +167,8 @@ class CheckpointManager:
 
     def latest(self) -> Path | None:
         """The newest checkpoint of this run, or None before the first."""
-        return self._path(self._records[-1]) if self._records else None
+        own = self._records()
+        return self._path(own[-1]) if own else None
 
     def best(self) -> Path | None:
         """The best checkpoint of this run by `CheckpointConfig.monitor`, or None before the first that was measured.
@@ -181,16 +176,14 @@ class CheckpointManager:
         Raises:
             SettingError: There is no monitor.
         """
-        policy = self._config.best_policy()
-        if policy is None:
+        if self._config.monitor is None:
             raise SettingError(
                 "CheckpointConfig.monitor",
                 found="None",
                 expected="the name of a metric that says what is best",
                 remedy='Write CheckpointConfig(monitor="accuracy").',
             )
-        best = policy.best(self._records)
-        return self._path(best[0]) if best else None
+        return None if self._run is None else self._run.best()
 
     def all(self) -> list[Saved]:
         """The checkpoints of this run that are kept, oldest first."""
@@ -199,13 +192,13 @@ class CheckpointManager:
                 self._path(record), record.name.epoch, record.name.step, record.global_step, record.created,
                 record.nbytes, record.metrics,
             )
-            for record in self._records
+            for record in self._records()
         ]  # fmt: skip
 
     @property
     def needs_inputs(self) -> bool:
         """Whether the network's inputs are still wanted, for its graph."""
-        return not self._records
+        return not self._records()
 
     @property
     def interrupted_by(self) -> signal.Signals | None:
@@ -225,8 +218,7 @@ class CheckpointManager:
             SaveError: The folder cannot be made or written to.
         """
         self.close()
-        run, claim = records.claim_next_run(self._storage, self._prefix)
-        self._begin(run, claim, [], self._progress(after or Moment(0, 0, 0)), None)
+        self._begin(self._claim(None), self._progress(after or Moment(0, 0, 0)), None)
         return self.progress
 
     def resume(
@@ -267,9 +259,9 @@ class CheckpointManager:
             except (DamagedCheckpointError, NotACheckpointError, ReadError) as error:
                 passed_over.append(error)
             else:
-                _tell(passed_over)
+                tell(passed_over)
                 return progress
-        _tell(passed_over)
+        tell(passed_over)
         if which == "must":
             raise CheckpointNotFoundError(
                 self._storage.where(),
@@ -355,15 +347,8 @@ class CheckpointManager:
         if self._last_moment is not None:
             self._last_moment = replace(self._last_moment, history=tuple(self.progress.history))
         with self._lock:
-            found = [place for place, record in enumerate(self._records) if record.global_step == moment.global_step]
-            for place in found:
-                record = self._records[place]
-                self._records[place] = replace(record, metrics={**record.metrics, **values})
-            if found:
-                self._late.append(report)
-                self._or_tell(lambda: ledger.write(self._storage, self._prefix, self._run, self._late))
-                self._rate()
-            elif self._last_moment is not None and not self.progress.waits_for_epoch_end:
+            is_saved = self._run is not None and self._run.report(report)
+            if not is_saved and self._last_moment is not None and not self.progress.waits_for_epoch_end:
                 self._last_moment = self._up_to_date(self._last_moment)
                 self._save_if_best(self._last_moment)
 
@@ -382,12 +367,11 @@ class CheckpointManager:
 
     def close(self) -> None:
         """Give the run back, so that it can be gone on with; the end of the process does so too."""
-        self._run = 0
         if self._signals is not None:
             self._signals.__exit__(None, None, None)
             self._signals = None
-        if self._give_back is not None:
-            self._give_back()
+        if self._run is not None:
+            self._run.release()
 
     def __enter__(self) -> CheckpointManager:
         return self
@@ -396,9 +380,9 @@ class CheckpointManager:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if error is None and self._run:
+            if error is None and self._is_running():
                 self.finish()
-            elif self._run and self._config.exception_save and not isinstance(error, SystemExit):
+            elif self._is_running() and self._config.exception_save and not isinstance(error, SystemExit):
                 self.save_after_exception()
         finally:
             self.close()
@@ -437,40 +421,38 @@ class CheckpointManager:
             return self._save(moment, "")
 
     def _save(self, moment: Moment, suffix: str) -> Path:
-        if not self._run:
+        if self._run is None or not self._run.is_claimed:
             raise SettingError(
                 "CheckpointManager",
                 found="a save before the beginning",
                 expected="a run",
                 remedy="Call start() or resume() first.",
             )
-        if not self._records or self._saved_step != moment.global_step:
-            is_first = not self._records
+        if not self._run.records or self._saved_step != moment.global_step:
+            is_first = not self._run.records
             self._last_attempt = self._progress(moment)
-            self._records.append(self._write(moment, suffix))
+            record = self._write(self._run, moment, suffix)
             self._saved_step = moment.global_step
-            self._told.clear()
-            self._rate()
+            self._refusals.forget()
+            self._run.add(record)
             if is_first:
-                self._write_graph(moment.inputs)
-        return self._path(self._records[-1])
+                self._add_graph(self._run, moment.inputs)
+        return self._path(self._run.records[-1])
 
     def _save_if_due(self, moment: Moment) -> None:
         if self._config.save_policy().is_due(self._progress(moment), self._last_attempt):
             self._save_or_tell(moment)
 
     def _save_if_best(self, moment: Moment) -> None:
-        policy = self._config.best_policy()
-        if policy is None or self._saved_step == moment.global_step:
+        if self._run is None or self._saved_step == moment.global_step:
             return
-        name = CheckpointName(self._prefix, self._run, moment.epoch, moment.step)
-        candidate = Record(name, self._clock.unix_seconds(), 0, moment.global_step, self._metrics(moment))
-        if candidate in policy.best([*self._records, candidate]):
+        name, created = self._run.name(moment.epoch, moment.step), self._clock.unix_seconds()
+        if self._run.would_be_best(Record(name, created, 0, moment.global_step, self._metrics(moment))):
             self._save_or_tell(moment)
 
     def _epoch_end(self) -> None:
         """What `TrainingProgress.epochs` calls when an epoch's body has come to its end."""
-        if self._last_moment is None or not self._run:
+        if self._last_moment is None or not self._is_running():
             return
         moment = self._last_moment = self._up_to_date(self._last_moment)
         if moment.global_step == self.progress.global_step:
@@ -489,18 +471,7 @@ class CheckpointManager:
             with self._lock:
                 self._save(moment, suffix)
 
-        self._or_tell(save)
-
-    def _or_tell(self, act: Callable[[], object]) -> None:
-        """Do something that the file system may refuse, as `CheckpointConfig.on_error` says."""
-        try:
-            act()
-        except SaveError as error:
-            if self._config.on_error == "raise":
-                raise
-            if error.errno not in self._told:
-                self._told.add(error.errno)
-                warnings.warn(f"not saved; the training goes on, and the next due save is tried. {error}", stacklevel=2)
+        self._refusals.attempt(save)
 
     def _metrics(self, moment: Moment) -> dict[str, float]:
         """The figures of a moment, those that were reported for it too; the later of two counts."""
@@ -510,8 +481,8 @@ class CheckpointManager:
                 metrics |= report.metrics
         return metrics
 
-    def _write(self, moment: Moment, suffix: str) -> Record:
-        name = CheckpointName(self._prefix, self._run, moment.epoch, moment.step, suffix)
+    def _write(self, run: Run, moment: Moment, suffix: str) -> Record:
+        name = run.name(moment.epoch, moment.step, suffix)
         created = self._clock.unix_seconds()
         metrics = self._metrics(moment)
         snapshot = Snapshot()
@@ -524,7 +495,7 @@ class CheckpointManager:
         if moment.epoch_start is not None:
             snapshot.state[EPOCH_START] = snapshot.pack(dict(moment.epoch_start), EPOCH_START, "random")
         facts = {
-            "run": {"prefix": self._prefix, "ordinal": self._run},
+            "run": {"prefix": self._prefix, "ordinal": run.ordinal},
             "epoch": moment.epoch,
             "step": moment.step,
             "global_step": moment.global_step,
@@ -539,37 +510,10 @@ class CheckpointManager:
         stat = store(self._storage, name.text, snapshot, facts)
         return Record(name, created, stat.nbytes, moment.global_step, metrics)
 
-    def _rate(self) -> None:
-        """After anything has become durable: name the best, and let go of what has expired."""
-        policy = self._config.best_policy()
-        best = policy.best(self._records)[:1] if policy is not None else []
-        if best and best[0].name != self._linked:
-            name = best_name(self._prefix, self._run)
-            try:
-                self._or_tell(lambda: self._storage.link(best[0].name.text, name))
-            except CheckpointNotFoundError as error:  # somebody has removed it
-                _tell([error])
-            self._linked = best[0].name
-        for record in expired(self._config.keep_policy(), self._records):
-            try:
-                self._storage.remove(record.name.text)
-            except SaveError as error:  # the training matters more; it is tried again after the next save
-                warnings.warn(f"an expired checkpoint could not be removed: {error}", stacklevel=2)
-            else:
-                self._records.remove(record)
-
-    def _write_graph(self, inputs: tuple[torch.Tensor, ...]) -> None:
-        name = graph_name(self._prefix, self._run)
-        if self._state.net is None or not inputs or any(stat.name == name for stat in self._storage.list()):
-            return
-        try:
-            run = {"prefix": self._prefix, "run": str(self._run)}
-            content = graph_meta(self._state.net, inputs, metadata=run)
-            with self._storage.create(name, len(content)) as file:
-                file.write(content)
-                file.commit()
-        except Exception as error:  # whatever a tracer meets in a network, it is no reason to end a training
-            warnings.warn(f"{name} was not written; the training goes on. {error}", stacklevel=2)
+    def _add_graph(self, run: Run, inputs: tuple[torch.Tensor, ...]) -> None:
+        net = self._state.net
+        if net is not None and inputs:
+            run.add_graph(lambda facts: graph_meta(net, inputs, metadata=facts))
 
     def _go_on(
         self, parameters: Parameters, newest: str | None, steps_per_epoch: int | None, strict: bool
@@ -578,29 +522,22 @@ class CheckpointManager:
         resumed = Resumed(parameters)
         resumed.check_epoch(steps_per_epoch)
         loads = self._state.prepare(parameters, strict=strict)
-        run, claim, own = self._claim_for(None if newest is None else parse(newest, self._prefix))
+        run = self._claim(None if newest is None else parse(newest, self._prefix))
         try:
             # A random state that cannot be set must be found before anything is loaded, and loading may draw from it.
             resumed.restore_random(self._loader)
             apply(loads)
             resumed.restore_random(self._loader)
         except BaseException:
-            claim.release()
+            run.release()
             raise
         now = self._clock.now_seconds()
-        self._begin(run, claim, own, Progress(resumed.epoch, resumed.step, resumed.global_step, now), resumed)
+        self._begin(run, Progress(resumed.epoch, resumed.step, resumed.global_step, now), resumed)
         self.reports = tuple(load.report for load in loads)
         return self.progress
 
-    def _claim_for(self, name: CheckpointName | None) -> tuple[int, Lock, list[Record]]:
-        """Claim the run that `name` is the newest checkpoint of, or else a new one."""
-        if name is not None:
-            claim = records.claim_run(self._storage, self._prefix, name.run)
-            own = records.records(self._storage, self._prefix, name.run)
-            if own and own[-1].name == name:
-                return name.run, claim, own
-            claim.release()  # another process has gone on with it, and ended, since it was looked at
-        return *records.claim_next_run(self._storage, self._prefix), []
+    def _claim(self, after: CheckpointName | None) -> Run:
+        return Run(self._storage, self._prefix, self._config, self._refusals, after)
 
     def _is_newest(self, text: str) -> bool:
         name = parse(text, self._prefix)
@@ -611,37 +548,30 @@ class CheckpointManager:
     def _path(self, record: Record) -> Path:
         return self._storage.directory / record.name.text
 
-    def _begin(self, run: int, claim: Lock, own: list[Record], last_save: Progress, resumed: Resumed | None) -> None:
+    def _records(self) -> list[Record]:
+        return [] if self._run is None else self._run.records
+
+    def _is_running(self) -> bool:
+        return self._run is not None and self._run.is_claimed
+
+    def _begin(self, run: Run, last_save: Progress, resumed: Resumed | None) -> None:
         # Also when the manager is dropped without a close, and at the end of the process.
-        self._give_back = weakref.finalize(self, claim.release)
+        weakref.finalize(self, run.release)
         self._run = run
-        self._records = own
         self._last_attempt = last_save
-        self._saved_step = own[-1].global_step if own else None
+        self._saved_step = run.records[-1].global_step if run.records else None
         self._last_moment = None
-        self._linked = None
-        self._told.clear()
-        records.sweep(self._storage, self._prefix)
+        self._refusals.forget()
+        run.begin()
         self.follow(TrainingProgress(resumed, loader=self._loader))
-        self._late = self._late_reports() if own else []
         if resumed is not None:
-            known = len(self.progress.history)
-            here = [report for report in self._late if report.global_step == resumed.global_step]
-            self.progress.history += [report for report in here if report not in self.progress.history[:known]]
-        if own:
-            self._rate()
+            known = self.progress.history[:]
+            self.progress.history += [each for each in run.reports_of(resumed.global_step) if each not in known]
         if self._config.save_on_signal:
             self._signals = SignalWatch()
             self._signals.__enter__()
             # A manager that is dropped must not leave a process that a signal no longer ends.
             weakref.finalize(self, self._signals.__exit__, None, None, None).atexit = False
-
-    def _late_reports(self) -> list[Report]:
-        try:
-            return ledger.read(self._storage, self._prefix, self._run)
-        except MilepostError as error:
-            _tell([error])
-            return []
 
     def _progress(self, moment: Moment) -> Progress:
         now = self._clock.now_seconds()
@@ -683,11 +613,6 @@ def _checkpoint_path(which: object) -> Path:
             remedy="Give a str or a Path; best() and latest() are None as long as there is none.",
         )
     return Path(which)
-
-
-def _tell(passed_over: list[MilepostError]) -> None:
-    for error in passed_over:
-        warnings.warn(f"passed over, and kept: {error}", stacklevel=3)
 
 
 def check_directory(directory: str | os.PathLike[str]) -> Path:
