@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from milepost.train.callback import TimeMonitor as TimeMonitor
     from milepost.train.model import Model as Model
     from milepost.train.progress import ProgressBar as ProgressBar
+    from milepost.verification import verify as verify
 
 ROOMS = {
     "Callback": "milepost.train.callback",
@@ -48,6 +49,7 @@ ROOMS = {
     "load_model": "milepost.graphs",
     "load_param_into_net": "milepost.checkpoint",
     "save_checkpoint": "milepost.checkpoint",
+    "verify": "milepost.verification",
 }
 
 __all__ = ["__version__", *sorted(ROOMS)]

@@ -30,11 +30,13 @@ _GRAPH = "-graph.meta"
 _BEST = "-best.ckpt"
 _METRICS = "-metrics.json"
 _NUMBER = "0|[1-9][0-9]{0,17}"
+_RUN = "_(?P<run>[2-9]|[1-9][0-9]{1,17})"
 _AFTER_PREFIX = re.compile(
-    "(?:_(?P<run>[2-9]|[1-9][0-9]{1,17}))?"
+    f"(?:{_RUN})?"
     f"-(?P<epoch>{_NUMBER})_(?P<step>{_NUMBER})"
     r"(?:_(?P<suffix>[a-z]{1,16}))?\.ckpt"
 )
+_WITH_STEM = re.compile(rf"(?P<stem>.+?)-(?:{_NUMBER})_(?:{_NUMBER})(?:_[a-z]{{1,16}})?\.ckpt", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +142,19 @@ def parse(text: str, prefix: str) -> CheckpointName | None:
     return CheckpointName(
         prefix, int(match["run"] or 1), int(match["epoch"]), int(match["step"]), match["suffix"] or ""
     )
+
+
+def prefixes(text: str) -> list[str]:
+    """Return the prefixes with which a checkpoint can be called `text`, the shortest first.
+
+    >>> prefixes("a_2-1_5.ckpt"), prefixes("a-1_5_breakpoint.ckpt"), prefixes("a.ckpt")
+    (['a', 'a_2'], ['a'], [])
+    """
+    match = _WITH_STEM.fullmatch(text)
+    if match is None:
+        return []
+    found = [re.sub(f"{_RUN}$", "", match["stem"]), match["stem"]]
+    return [prefix for prefix in dict.fromkeys(found) if not _problem(prefix)]
 
 
 def is_of(text: str, prefix: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
 
 from milepost.errors import DamagedCheckpointError
@@ -81,8 +82,11 @@ class Reader:
                 remedy="The file was changed after it was saved; load an earlier checkpoint.",
             )
 
-    def verify(self) -> None:
+    def verify(self, on_checked: Callable[[int], object] = lambda _: None) -> None:
         """Check every byte of the file, reading each entry once; memory does not grow with the file.
+
+        Args:
+            on_checked: Is told of the bytes of each entry that was checked.
 
         Raises:
             DamagedCheckpointError: An entry, or what stands between the entries, is not what was saved.
@@ -90,6 +94,7 @@ class Reader:
         verify_framing(self._file, self.index, self.where)
         for name, entry in self.index.entries.items():
             self._stream(name, entry, None)
+            on_checked(entry.nbytes)
 
     def close(self) -> None:
         """Close the file."""

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from milepost.errors import LoadError
+from milepost.folding import groups
 
 SHOWN = 8
 """Lines per part of a printed report."""
 
 SHOWN_LOADED = 4
 """Patterns of what was loaded: enough to recognise it."""
-
-_DTYPES = "".join(rf"(?<!torch\.{kind})" for kind in ("float", "bfloat", "int", "uint", "complex"))
-_NUMBER = re.compile(rf"((?:(?<=^)|(?<=> )|(?<=[A-Za-z_.])){_DTYPES}\d+)")
-"""A number in a name: each of ``layer1.0.conv2.weight_3``. Those of dtypes and shapes are told as they are."""
 
 
 class Mismatch(NamedTuple):
@@ -120,14 +116,6 @@ def fold(lines: Iterable[str], shown: int = SHOWN) -> list[str]:
     >>> fold(["layer1.0.weight", "layer2.0.weight", "fc.bias", "fc.scale_1", "fc.scale_2"])
     ['layer*.0.weight (2)', 'fc.bias', 'fc.scale_* (2)']
     """
-    groups: dict[tuple[str, ...], list[list[str]]] = {}
-    for line in lines:
-        text_and_numbers = _NUMBER.split(line)
-        groups.setdefault(tuple(text_and_numbers[::2]), []).append(text_and_numbers)
-    folded = [
-        "".join(items[0] if len(set(items)) == 1 else "*" for items in zip(*found, strict=True))
-        + (f" ({len(found)})" if len(found) > 1 else "")
-        for found in groups.values()
-    ]
+    folded = [pattern + (f" ({len(positions)})" if len(positions) > 1 else "") for pattern, positions in groups(lines)]
     rest = len(folded) - shown
     return folded if rest <= 0 else [*folded[:shown], f"... and {rest} more"]
