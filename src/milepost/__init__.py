@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from milepost.graphs import load_model as load_model
     from milepost.manager import CheckpointManager as CheckpointManager
     from milepost.parameters import Parameters as Parameters
+    from milepost.pruning import prune as prune
     from milepost.state.report import LoadReport as LoadReport
     from milepost.train.callback import Callback as Callback
     from milepost.train.callback import EarlyStopping as EarlyStopping
@@ -48,6 +49,7 @@ ROOMS = {
     "load_checkpoint": "milepost.checkpoint",
     "load_model": "milepost.graphs",
     "load_param_into_net": "milepost.checkpoint",
+    "prune": "milepost.pruning",
     "save_checkpoint": "milepost.checkpoint",
     "verify": "milepost.verification",
 }

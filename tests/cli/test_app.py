@@ -25,7 +25,7 @@ def test_every_command_has_a_help_with_an_example(milepost):
         assert f"\n  {command} " in overview
 
 
-ARGUMENTS = {"ls": ["{}"], "inspect": ["{}"], "verify": ["{}"]}
+ARGUMENTS = {"ls": ["{}"], "inspect": ["{}"], "verify": ["{}"], "prune": ["{}", "--keep-last=1"]}
 """Command to arguments, with {} for the file or folder that is wrong."""
 
 
@@ -75,7 +75,9 @@ def test_the_extra_is_named_where_it_is_missing():
     assert 'pip install "milepost[cli]"' in done.stderr
 
 
-@pytest.mark.parametrize("arguments", [["ls", "{}"], ["inspect", "{}/net-1_2.ckpt"], ["verify", "{}"]])
+@pytest.mark.parametrize(
+    "arguments", [["ls", "{}"], ["inspect", "{}/net-1_2.ckpt"], ["verify", "{}"], ["prune", "{}", "--keep-last=1"]]
+)
 def test_torch_is_not_imported_to_look_at_files(runs, arguments):
     """Nor NumPy: these commands start at once."""
     arguments = [each.replace("{}", str(runs)) for each in arguments]

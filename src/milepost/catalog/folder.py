@@ -68,12 +68,13 @@ def survey(storage: Storage) -> Folder:
             if file.name.text not in seen:
                 found.setdefault((prefix, file.name.run), ([], []))[1].append(file)
         seen |= {each.name.text for each in records} | {each.name.text for each in unreadable}
-    runs = [Run(*of, *files, _best(storage, *of, files[0])) for of, files in sorted(found.items())]
+    runs = [Run(*of, *files, best_of(storage, *of, files[0])) for of, files in sorted(found.items())]
     others = sorted((stat for stat in stats if stat.name not in seen), key=lambda stat: stat.name)
     return Folder(runs, others)
 
 
-def _best(storage: Storage, prefix: str, ordinal: int, records: Sequence[Record]) -> Record | None:
+def best_of(storage: Storage, prefix: str, ordinal: int, records: Sequence[Record]) -> Record | None:
+    """Return the one of a run's `records` that its ``-best.ckpt`` is another name of, or None."""
     try:
         with storage.open(best_name(prefix, ordinal)) as file:
             metadata = read_metadata(file, file.where)
