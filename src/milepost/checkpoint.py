@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NoReturn, cast
@@ -24,6 +24,8 @@ from milepost.errors import (
     SettingTypeError,
 )
 from milepost.format.ckpt import plan
+from milepost.interop.mindspore import loading
+from milepost.interop.mindspore import optimizers as foreign_optimizers
 from milepost.parameters import Parameters, no_part, sound
 from milepost.state import modules, optimizers
 from milepost.state.names import has_prefix
@@ -171,6 +173,10 @@ def load_param_into_net(
     Floats are converted among each other, and integers, where no value leaves its range; the report says so. What the
     network has and the checkpoint lacks stays as it is, with a warning.
 
+    Names and shapes of MindSpore's are translated by what the network's modules are, where a name does not fit as it is
+    and the checkpoint does not say that it is PyTorch's; so is the state of MindSpore's optimizers
+    (``docs/mindspore.md``). The report says what was renamed.
+
     From a file, each entry is read into the parameter's own memory, after all of them were checked. A network on the
     meta device gets its memory, on the CPU or where `load_checkpoint` was told to.
 
@@ -192,7 +198,8 @@ def load_param_into_net(
         SettingError: `rename` gives two names the same new one, or settings exclude each other.
         MismatchError: A shape differs, or a dtype that cannot be converted.
         NothingLoadedError: Not a single name fits, or there is no optimizer state.
-        LoadError: `strict_load`, and a name of either side is left over; or a tensor on the meta device would be.
+        LoadError: `strict_load`, and a name of either side is left over; or a tensor on the meta device would be; or
+            several names of MindSpore's could be meant by one.
 
     Example:
         >>> import torch
@@ -269,8 +276,16 @@ def prepare(
     with torch.inference_mode(False), torch.no_grad():
         if isinstance(target, Optimizer):
             return _prepare_optimizer(target, parameters, strict=strict, names=names, part=part)
-        source = _source(parameters, part)
-        return modules.prepare(target, source, strict=strict, rename=rename or {}, ignore_mismatched=ignore_mismatched)
+        source, foreign = _source(parameters, part)
+        ours = loading.translated(target, source, foreign, rename or {})
+        return modules.prepare(
+            target,
+            ours.source,
+            strict=strict,
+            rename=ours.rename,
+            ignore_mismatched=ignore_mismatched,
+            kept=ours.kept,
+        )
 
 
 def _prepare_optimizer(
@@ -281,17 +296,31 @@ def _prepare_optimizer(
     with sound(parameters.where):
         if part and part not in parameters.optimizer_keys():
             raise no_part(parameters.where, part, parameters.optimizer_keys())
+        prepared = (
+            None
+            if parameters.optimizer_keys()
+            else foreign_optimizers.prepare(optimizer, _foreign_entries(parameters), names=names, strict=strict)
+        )
+        if prepared is not None:
+            return prepared
         saved = parameters.metadata.get("state", {}).get(part or optimizers.OPTIMIZER)
         return optimizers.prepare(
             optimizer, saved, parameters.referred(), names=names, strict=strict, where=parameters.where
         )
 
 
-def _source(parameters: Mapping[str, Any], part: str) -> modules.Source:
+def _foreign_entries(parameters: Parameters) -> foreign_optimizers.Entries:
+    names = [name for name in parameters if parameters.kind(name) == "unknown"]
+    return foreign_optimizers.Entries(parameters.where, names, parameters.look, parameters.fetch_tensor)
+
+
+def _source(parameters: Mapping[str, Any], part: str) -> tuple[modules.Source, Collection[str]]:
+    """What a module is loaded from, and those of its names that may be another framework's."""
     if not isinstance(parameters, Parameters):
         if part:
             raise no_part("parameter_dict", part, [])
-        return modules.from_values("parameter_dict", {name: as_value(name, parameters[name]) for name in parameters})
+        values = {name: as_value(name, parameters[name]) for name in parameters}
+        return modules.from_values("parameter_dict", values), values.keys()
     opened = parameters.part(part) if part else parameters
     names = [name for name in opened if opened.kind(name) in NETWORK_KINDS]
     with sound(opened.where):
@@ -302,7 +331,8 @@ def _source(parameters: Mapping[str, Any], part: str) -> modules.Source:
         with sound(opened.where):
             return unpack(extra[name], fetch_tensor)
 
-    return modules.Source(
+    foreign = set() if part else {name for name in names if opened.kind(name) == "unknown"}
+    source = modules.Source(
         where=opened.where,
         names=names,
         look=opened.look,
@@ -313,6 +343,7 @@ def _source(parameters: Mapping[str, Any], part: str) -> modules.Source:
         fetch_extra=fetch_extra,
         device=opened.device,
     )
+    return source, foreign
 
 
 def store(storage: Storage, name: str, snapshot: Snapshot, facts: Mapping[str, Any]) -> Stat:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import mindspore as ms
 import numpy as np
-from mindspore import nn
+from mindspore import mint, nn
 from mindspore.train import serialization
 
 FILES = Path(__file__).parent / "files"
@@ -95,6 +95,47 @@ def trained(optimizer: str) -> dict[str, ms.Tensor]:
     return {parameter.name: parameter.value() for parameter in step.get_parameters()}
 
 
+class Cells(nn.Cell):
+    """One cell of each kind whose parameters Milepost knows by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1d = nn.Conv1d(2, 3, 5, has_bias=True)
+        self.conv1d_back = nn.Conv1dTranspose(2, 3, 5, has_bias=True)
+        self.conv2d = nn.Conv2d(2, 4, 3, group=2, has_bias=True)
+        self.conv2d_back = nn.Conv2dTranspose(2, 3, 3)
+        self.conv3d = nn.Conv3d(1, 2, 2)
+        self.norms = nn.SequentialCell(nn.BatchNorm1d(3), nn.BatchNorm2d(3), nn.BatchNorm3d(3), nn.SyncBatchNorm(3))
+        self.layer_norm = nn.LayerNorm((4,))
+        self.group_norm = nn.GroupNorm(2, 4)
+        self.embedding = nn.Embedding(5, 3)
+        self.prelu = nn.PReLU(3)
+        self.dense = nn.Dense(2, 3)
+        self.bilinear = nn.BiDense(2, 3, 4)
+        self.lstm = nn.LSTM(3, 2, 2, bidirectional=True)
+        self.gru = nn.GRU(3, 2)
+        self.rnn = nn.RNN(3, 2)
+        self.lstm_cell = nn.LSTMCell(3, 2)
+        self.gru_cell = nn.GRUCell(3, 2)
+        self.rnn_cell = nn.RNNCell(3, 2)
+        self.attention = nn.MultiheadAttention(4, 2)
+        self.attention_of_others = nn.MultiheadAttention(4, 2, kdim=3, vdim=2)
+        self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, 6), 1)
+        self.decoder = nn.TransformerDecoderLayer(4, 2, 6)
+        self.mint = nn.SequentialCell(
+            mint.nn.Linear(2, 3), mint.nn.BatchNorm2d(3), mint.nn.LayerNorm((4,)), mint.nn.Embedding(5, 3)
+        )
+
+
+def numbered(cell: nn.Cell) -> dict[str, ms.Tensor]:
+    """The cell's parameters, each with numbers of its own."""
+    shapes = {parameter.name: parameter for parameter in cell.get_parameters()}
+    return {
+        name: ms.Tensor((np.arange(parameter.size) + 1000 * place).reshape(parameter.shape), parameter.dtype)
+        for place, (name, parameter) in enumerate(shapes.items())
+    }
+
+
 def main() -> None:
     """Write all files."""
     FILES.mkdir(exist_ok=True)
@@ -115,6 +156,8 @@ def main() -> None:
     serialization.SLICE_SIZE = slice_kib
     save("momentum.ckpt", trained("momentum"))
     save("adam.ckpt", trained("adam"))
+    save("cells.ckpt", numbered(Cells()))
+    save("bare.ckpt", numbered(nn.BatchNorm2d(3)))
     save("encrypted.ckpt", {"weight": values("float32", (2,))}, enc_key=b"0123456789abcdef", enc_mode="AES-GCM")
     (FILES / "expected.json").write_text(json.dumps(EXPECTED, indent=1, ensure_ascii=False) + "\n")
 

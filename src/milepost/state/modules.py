@@ -94,6 +94,7 @@ def prepare(
     strict: bool,
     rename: Mapping[str, str] | Callable[[str], str] = MappingProxyType({}),
     ignore_mismatched: bool = False,
+    kept: Collection[str] = (),
 ) -> Prepared:
     """Check everything that a module is to be loaded with; it changes when the result is applied.
 
@@ -104,6 +105,7 @@ def prepare(
         strict: Whether every name of both sides must fit, without conversion.
         rename: As `milepost.state.names.renamed` takes it.
         ignore_mismatched: Whether to leave out what has another shape.
+        kept: What is not missing where the source lacks it.
 
     Raises:
         MismatchError: A shape differs, or a dtype that cannot be converted without loss of range.
@@ -118,6 +120,7 @@ def prepare(
     _refuse_lazy(where, tensors)
     offered, extra = renamed(source.names, rename), renamed(source.extra, rename)
     pairs = {name: offered[found] for name, found in match(tensors, offered).items()}
+    pairs = _with_tied(pairs, tensors)
     if tensors and not pairs:
         raise NothingLoadedError(
             where,
@@ -136,7 +139,7 @@ def prepare(
     report = LoadReport(
         target,
         loaded=(*fitting, *extra_pairs),
-        missing=tuple(name for name in places if name not in pairs),
+        missing=tuple(name for name in places if name not in pairs and name not in kept),
         unexpected=tuple(name for name in [*source.names, *source.extra] if name not in used),
         mismatched=tuple(mismatched),
         cast=tuple(
@@ -145,6 +148,7 @@ def prepare(
             if found != str(tensors[name].dtype)
         ),
         renamed=tuple(Renamed(found, name) for name, found in pairs.items() if name != found),
+        kept=tuple(name for name in kept if name not in pairs),
     )
     if strict:
         refuse_leftovers(report, where)
@@ -152,6 +156,13 @@ def prepare(
     _refuse_unwritable(where, {name: tensors[name] for name in fitting})
     values = {name: source.fetch_extra(found) for name, found in extra_pairs.items()}
     return Prepared(report, lambda: _apply(module, tensors, fitting, source, values))
+
+
+def _with_tied(pairs: Mapping[str, str], tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
+    """The pairs, and each further name of a tensor that is among them: other programs save one name of each."""
+    sources = {id(tensors[name]): found for name, found in pairs.items()}
+    tied = {name: pairs.get(name) or sources.get(id(tensor)) for name, tensor in tensors.items()}
+    return {name: found for name, found in tied.items() if found is not None}
 
 
 def _mismatched(

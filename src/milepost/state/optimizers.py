@@ -39,8 +39,8 @@ def take(optimizer: Optimizer, names: Mapping[int, str], snapshot: Snapshot, key
         snapshot: Where to.
         key: Which of several optimizers it is: where the JSON keeps it, and what the names of its entries begin with.
     """
-    parameters = _parameters(optimizer)
-    known = _known_names(optimizer, names) or [f"#{place}" for place in range(len(parameters))]
+    parameters = parameters_of(optimizer)
+    known = known_names(optimizer, names) or [f"#{place}" for place in range(len(parameters))]
     packed = optimizer.state_dict()
     groups: list[dict[str, Any]] = []
     for group in packed["param_groups"]:
@@ -58,7 +58,7 @@ def take(optimizer: Optimizer, names: Mapping[int, str], snapshot: Snapshot, key
         else:
             common[place] = value
     snapshot.state[key] = {
-        "class": _algorithm(optimizer),
+        "class": algorithm(optimizer),
         "groups": groups,
         "parameters": {
             name: [str(parameter.dtype), list(parameter.shape)]
@@ -110,16 +110,16 @@ def prepare(
             expected="the mapping that load_checkpoint returned for a checkpoint saved while training",
             remedy="Pass that mapping itself, not a plain dict made from it; weights alone restore no optimizer.",
         )
-    if saved["class"] != _algorithm(optimizer):
+    if saved["class"] != algorithm(optimizer):
         raise LoadError(
             where,
             found=f"the state of {saved['class']}",
-            expected=f"the state of {_algorithm(optimizer)}",
+            expected=f"the state of {algorithm(optimizer)}",
             remedy="Build the optimizer that was saved, or start this one afresh.",
         )
-    parameters = _parameters(optimizer)
+    parameters = parameters_of(optimizer)
     order = [name for group in saved["groups"] for name in group["params"]]
-    known = _known_names(optimizer, names)
+    known = known_names(optimizer, names)
     if known is None:
         if len(parameters) != len(order):
             raise LoadError(
@@ -254,17 +254,18 @@ def _check_shapes(where: str, parameters: Mapping[str, torch.Tensor], saved: Map
         )
 
 
-def _parameters(optimizer: Optimizer) -> list[torch.Tensor]:
+def parameters_of(optimizer: Optimizer) -> list[torch.Tensor]:
+    """The parameters that the optimizer steps, group by group."""
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
-def _known_names(optimizer: Optimizer, names: Mapping[int, str]) -> list[str] | None:
+def known_names(optimizer: Optimizer, names: Mapping[int, str]) -> list[str] | None:
     """The parameters' names in order: the network's, else the optimizer's own; None if any two cannot be told apart.
 
     What is in neither (a loss of its own, say) is called by its place.
     """
     own = [name for group in optimizer.param_groups for name in group.get("param_names", [None] * len(group["params"]))]
-    parameters = _parameters(optimizer)
+    parameters = parameters_of(optimizer)
     if not any(id(parameter) in names for parameter in parameters) and None in own:
         return None
     known = [
@@ -274,7 +275,7 @@ def _known_names(optimizer: Optimizer, names: Mapping[int, str]) -> list[str] | 
     return known if len(set(known)) == len(known) else None
 
 
-def _algorithm(optimizer: Optimizer) -> str:
+def algorithm(optimizer: Optimizer) -> str:
     """The class that decides what the state means: torch's own, where a class only gives it another name or form."""
     kinds = [kind for kind in type(optimizer).__mro__ if issubclass(kind, Optimizer) and kind is not Optimizer]
     own = [kind for kind in kinds if kind.__module__.startswith("torch.optim.")]

@@ -64,6 +64,7 @@ class LoadReport:
         mismatched: Names whose shape does not fit, where that was allowed; they are as before.
         cast: Names whose dtype was converted.
         renamed: Names that were matched under another name.
+        kept: Names that checkpoints of this kind never have, and that change no result; they are as before.
     """
 
     target: str
@@ -73,6 +74,7 @@ class LoadReport:
     mismatched: tuple[Mismatch, ...] = ()
     cast: tuple[Cast, ...] = ()
     renamed: tuple[Renamed, ...] = ()
+    kept: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[list[str]]:
         yield [*self.missing, *(mismatch.name for mismatch in self.mismatched)]
@@ -80,7 +82,7 @@ class LoadReport:
 
     def __str__(self) -> str:
         lines = [f"{self.target}: {len(self.loaded)} loaded"]
-        for part in ("missing", "unexpected", "mismatched", "cast", "renamed"):
+        for part in ("missing", "unexpected", "mismatched", "cast", "renamed", "kept"):
             items = getattr(self, part)
             if items:
                 lines.append(f"  {part} ({len(items)})")
