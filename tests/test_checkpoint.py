@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import errno
+import os
 import pickle
 import subprocess
 import sys
@@ -119,6 +120,16 @@ def test_appended_values_come_back_beside_the_parameters(path):
     assert (loaded["note"], loaded["empty"], loaded["more"].tolist()) == ("été ✓", "", [0, 1, 2])
     assert [loaded.kind(name) for name in ("weight", "note")] == ["parameter", "appended"]
     assert load_param_into_net(nn.Linear(1, 1), loaded).unexpected == ()
+
+
+def test_a_save_that_need_not_be_durable_is_a_whole_file_all_the_same(path, monkeypatch):
+    """It waits for no disk, and says what a durable one says."""
+    save_checkpoint({"w": torch.arange(5.0)}, path)
+    durable = path.read_bytes()
+    monkeypatch.setattr(os, "fsync", None)
+    save_checkpoint({"w": torch.arange(5.0)}, path, durable=False)
+    assert path.read_bytes() == durable
+    assert os.listdir(path.parent) == [path.name]
 
 
 def test_the_suffix_is_added_where_it_is_missing(tmp_path):

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import torch
 
+from milepost.storage import local, streams
+
 ROOT = Path(__file__).parents[2]
 FIGURES = pytest.StashKey[dict[str, object]]()
 
@@ -83,6 +85,16 @@ def small_disk(tmp_path) -> Iterator[Path]:
     """A file system of 4 MiB."""
     with mounted("tmpfs", tmp_path / "disk", "-o", "size=4m") as folder:
         yield folder
+
+
+@pytest.fixture
+def past_cache(monkeypatch) -> None:
+    """Every file is written as large ones are: reserved, past the page cache, by other threads."""
+    from tests.faults.training import write_past_the_cache  # the forkserver imports it, before anything else does
+
+    for module, name in ((local, "DIRECT_NBYTES"), (local, "RESERVE_NBYTES"), (streams, "BUFFER_NBYTES")):
+        monkeypatch.setattr(module, name, getattr(module, name))  # so that it is put back
+    write_past_the_cache()
 
 
 @pytest.fixture

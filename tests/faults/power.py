@@ -33,6 +33,7 @@ class Disk:
         self._written: dict[int, bytes] = {}
         self._synced: dict[int, bytes] = {}
         self._opened: dict[int, Path | int] = {}
+        self._positions: dict[int, int] = {}
         self._numbers = itertools.count(1)
 
     def note(self, call: Call, result: Any) -> None:
@@ -65,12 +66,26 @@ class Disk:
             self._changes.append((None, path, names[path]))
         number = names.get(path, FOLDER)
         self._opened[descriptor] = path if number == FOLDER else number
+        self._positions[descriptor] = 0
 
-    def _write(self, nbytes: int, descriptor: int, content: memoryview, *_: Any) -> None:
+    def _write(self, nbytes: int, descriptor: int, content: memoryview) -> None:
+        self._pwrite(nbytes, descriptor, content, self._positions[descriptor])
+        self._positions[descriptor] += nbytes
+
+    def _pwrite(self, nbytes: int, descriptor: int, content: memoryview, offset: int) -> None:
+        # A direct write is on the disk at once, or it is not: the size that makes it visible needs the fsync.
         number = self._opened[descriptor]
-        self._written[number] = self._written.get(number, b"") + bytes(content[:nbytes])
+        written = self._written.get(number, b"").ljust(offset, b"\0")
+        self._written[number] = written[:offset] + bytes(content[:nbytes]) + written[offset + nbytes :]
 
-    _pwrite = _write
+    def _fallocate(self, result: int, descriptor: int, mode: int, offset: int, nbytes: int) -> None:
+        if result == 0:
+            number = self._opened[descriptor]
+            self._written[number] = self._written.get(number, b"").ljust(offset + nbytes, b"\0")
+
+    def _ftruncate(self, result: None, descriptor: int, nbytes: int) -> None:
+        number = self._opened[descriptor]
+        self._written[number] = self._written.get(number, b"")[:nbytes]
 
     def _fsync(self, result: None, descriptor: int) -> None:
         opened = self._opened[descriptor]

@@ -14,16 +14,21 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+from milepost.storage import system
+
 _READING = "access fstat fstatvfs listdir lstat pread preadv read scandir stat statvfs"
 _CHANGING = (
     "chmod close fchmod fdatasync fsync ftruncate link mkdir open posix_fallocate pwrite pwritev remove rename replace "
     "rmdir symlink truncate unlink utime write writev"
 )
+LIBRARY = {"fallocate", "sync_file_range"}
+"""Calls that go through the C library, and give their errno back instead of raising it."""
 NAMES = {os: f"{_READING} {_CHANGING}".split(), fcntl: ["fcntl", "flock", "ioctl", "lockf"]}
 READING = frozenset(_READING.split())
 """Calls that leave everything as it was: to be killed before or after one is the same."""
 
-write = os.write  # as it is, whatever is watched
+write, pwrite = os.write, os.pwrite  # as they are, whatever is watched
+WRITING = {"write": write, "pwrite": pwrite}
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ Meet = Callable[[Call, Callable[[], Any]], Any]
 
 
 class SystemCalls:
-    """A ``with`` block in which each of this thread's calls goes through `meet`.
+    """A ``with`` block in which each call of this thread, and of those that begin in it, goes through `meet`.
 
     Attributes:
         calls: Those that were made.
@@ -49,7 +54,8 @@ class SystemCalls:
     def __init__(self, meet: Meet = lambda call, do: do()) -> None:
         self.calls: list[Call] = []
         self._meet = meet
-        self._thread = threading.get_ident()
+        self._others = {thread.ident for thread in threading.enumerate()} - {threading.get_ident()}
+        self._one_by_one = threading.RLock()
         self._before: list[tuple[ModuleType, str, Any]] = []
 
     def __enter__(self) -> SystemCalls:
@@ -57,6 +63,8 @@ class SystemCalls:
             for name in names:
                 self._before.append((module, name, getattr(module, name)))
                 setattr(module, name, self._watched(name, getattr(module, name)))
+        self._before.append((system, "_call", system._call))
+        system._call = self._watched_library(system._call)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -65,12 +73,26 @@ class SystemCalls:
 
     def _watched(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **named: Any) -> Any:
-            if threading.get_ident() != self._thread:
-                return real(*arguments, **named)
-            self.calls.append(Call(len(self.calls) + 1, name, arguments))
-            return self._meet(self.calls[-1], lambda: real(*arguments, **named))
+            return self._make(name, arguments, lambda: real(*arguments, **named))
 
         return call
+
+    def _watched_library(self, real: Callable[..., int]) -> Callable[..., int]:
+        def call(name: str, *arguments: Any) -> int:
+            assert name in LIBRARY
+            try:
+                return self._make(name, arguments, lambda: real(name, *arguments))
+            except OSError as error:
+                return error.errno
+
+        return call
+
+    def _make(self, name: str, arguments: tuple[Any, ...], do: Callable[[], Any]) -> Any:
+        if threading.get_ident() in self._others:
+            return do()
+        with self._one_by_one:
+            self.calls.append(Call(len(self.calls) + 1, name, arguments))
+            return self._meet(self.calls[-1], do)
 
 
 def kill_at(number: int, moment: str) -> Meet:
@@ -89,7 +111,7 @@ def kill_at(number: int, moment: str) -> Meet:
             return do()
         if moment == "after":
             do()
-        elif moment == "halfway" and call.name == "write":
+        elif moment == "halfway" and call.name in WRITING:
             half(call)
         os.kill(os.getpid(), signal.SIGKILL)
         raise AssertionError("outlived a SIGKILL")
@@ -112,10 +134,10 @@ def refuse_at(number: int, reason: int, *, for_ever: bool) -> Meet:
 
 def shorten_at(number: int) -> Meet:
     """Let one write take only half of what it was given."""
-    return lambda call, do: half(call) if call.number == number and call.name == "write" else do()
+    return lambda call, do: half(call) if call.number == number and call.name in WRITING else do()
 
 
 def half(call: Call) -> int:
     """Write half of what a call was given."""
-    descriptor, content = call.arguments
-    return write(descriptor, memoryview(content)[: max(1, len(content) // 2)])
+    descriptor, content, *offset = call.arguments
+    return WRITING[call.name](descriptor, memoryview(content)[: max(1, len(content) // 2)], *offset)

@@ -8,10 +8,11 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
-from tests.faults.training import KEEP, Report, do_one_thing, go_on_until_killed, judge
+from tests.faults.training import KEEP, Report, do_one_thing, go_on_until_killed, judge, past_the_cache
 
 MOMENTS = ("before", "halfway", "after")
 
@@ -96,6 +97,16 @@ def test_a_training_that_is_killed_between_any_two_system_calls_loses_nothing(
     kills, tmp_path, figure, act, steps_before
 ):
     """Before, within and after each call that changes anything, in first saves, later ones and overwriting ones."""
+    kill_at_each_call(kills, tmp_path, figure, act, steps_before, partial(kills.run, do_one_thing))
+
+
+def test_a_training_that_is_killed_while_it_writes_past_the_page_cache_loses_nothing(kills, tmp_path, figure):
+    """The same for the calls that large files need, in whichever thread they are made."""
+    kill_at_each_call(kills, tmp_path, figure, "save", 1, partial(kills.run, partial(past_the_cache, do_one_thing)))
+
+
+def kill_at_each_call(kills, tmp_path, figure, act, steps_before, run) -> None:
+    """Kill a process around each call of one act, and judge what it leaves."""
     if steps_before:
         kills.run(go_on_until_killed, steps_before)
     prepared = tmp_path / "prepared"
@@ -109,7 +120,7 @@ def test_a_training_that_is_killed_between_any_two_system_calls_loses_nothing(
             shutil.rmtree(kills.folder, ignore_errors=True)
             kills.report.unlink(missing_ok=True)
             shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
-            code = kills.run(do_one_thing, act, number, moment)
+            code = run(act, number, moment)
             said = kills.judge()
             if code == 0:
                 break

@@ -66,6 +66,18 @@ def test_a_power_cut_at_any_moment_loses_nothing_that_was_reported(tmp_path, sca
     figure("states of the disk after a power cut", len(cuts))
 
 
+@pytest.mark.usefixtures("past_cache")
+def test_a_power_cut_of_a_save_past_the_page_cache_loses_nothing_that_was_reported(tmp_path, figure):
+    """The same for large files, whose room is taken first, and which threads write in no order."""
+    root = tmp_path / "disk"
+    root.mkdir()
+    cuts = cuts_of_a_training(root, 2)
+    for state, saved, overwritten in cuts:
+        judge_cut(root, tmp_path / "after", state, saved, overwritten)
+    assert len(cuts) > 30
+    figure("states of the disk after a power cut", len(cuts))
+
+
 @pytest.mark.parametrize("forgotten", ["content", "name"])
 def test_a_save_that_forgot_an_fsync_would_be_found_out(tmp_path, monkeypatch, forgotten):
     """The model of the disk is worth something: without either of the two kinds of fsync, saves are lost."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from tests.faults.system_calls import SystemCalls, kill_at, write
@@ -16,6 +18,7 @@ from milepost.checkpoint import load_checkpoint, save_checkpoint
 from milepost.config import CheckpointConfig
 from milepost.manager import CheckpointManager
 from milepost.moment import Moment
+from milepost.storage import local, streams
 
 PREFIX = "net"
 KEEP = 3
@@ -24,6 +27,18 @@ OVERWRITTEN = "last.ckpt"
 
 # The first optimizer of a process imports much of torch, a second's work; those forked from it find that done.
 torch.optim.SGD([torch.zeros(1)], lr=0.0)
+
+
+def write_past_the_cache() -> None:
+    """Let every file of this process be written as large ones are: reserved, in aligned buffers, by other threads."""
+    local.DIRECT_NBYTES = local.RESERVE_NBYTES = 0
+    streams.BUFFER_NBYTES = 48 << 10
+
+
+def past_the_cache(target: Callable[..., None], *arguments: Any) -> None:
+    """Do something in a process of its own, writing as large files are written."""
+    write_past_the_cache()
+    target(*arguments)
 
 
 class Training:

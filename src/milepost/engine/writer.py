@@ -6,8 +6,8 @@ from milepost.format.ckpt import Plan
 from milepost.storage.base import Stat, Storage
 
 
-def write(storage: Storage, name: str, plan: Plan) -> Stat:
-    """Stream `plan` into `storage` and return once the file is durable under `name`.
+def write(storage: Storage, name: str, plan: Plan, *, is_durable: bool = True) -> Stat:
+    """Stream `plan` into `storage` and return once the file is under `name`, durable unless it need not be.
 
     Each array is released as soon as the storage has taken its bytes in; when this returns or raises, all of them are.
 
@@ -15,7 +15,7 @@ def write(storage: Storage, name: str, plan: Plan) -> Stat:
         SaveError: The storage refused; what had the name is untouched, nothing unfinished is left.
     """
     try:
-        with storage.create(name, plan.nbytes) as file:
+        with storage.create(name, plan.nbytes, is_durable=is_durable) as file:
             for chunk in plan.chunks():
                 file.write(chunk)
             return file.commit()

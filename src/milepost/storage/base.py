@@ -51,7 +51,7 @@ class NewFile(Protocol):
         """Append `content`; once this returns, the caller may change it."""
 
     def commit(self) -> Stat:
-        """Make the file durable and give it its name, replacing what had that name, in one step."""
+        """Make the file durable, if it is to be, and give it its name in one step, replacing what had that name."""
 
     def discard(self) -> None:
         """Drop the file; what had its name is untouched. Harmless after `commit`."""
@@ -88,8 +88,11 @@ class Storage(Protocol):
     def open(self, name: str) -> StoredFile:
         """Open a committed file, or raise `CheckpointNotFoundError`; anything but a regular file is refused."""
 
-    def create(self, name: str, nbytes: int) -> NewFile:
-        """Begin a file of `nbytes` bytes that will be called `name`; raise `SaveError` where it cannot be."""
+    def create(self, name: str, nbytes: int, *, is_durable: bool = True) -> NewFile:
+        """Begin a file of at most `nbytes` bytes that will be called `name`; raise `SaveError` where it cannot be.
+
+        Without `is_durable`, a commit gives the file its name in one step too, but a power cut may still take it away.
+        """
 
     def link(self, source: str, name: str) -> None:
         """Give the committed file `source` a second name, durable and in one step, replacing what had that name.

@@ -21,12 +21,19 @@ from types import TracebackType
 from typing import NoReturn
 
 from milepost.errors import CheckpointNotFoundError, DamagedCheckpointError, NotACheckpointError, ReadError, SaveError
-from milepost.storage import locks
+from milepost.storage import locks, system
 from milepost.storage.base import Lock, NewFile, Stat, StoredFile
 from milepost.storage.names import check_name
+from milepost.storage.streams import PastCache, Stream, ThroughCache, bypass
 
 TEMPORARY_SUFFIX = ".tmp"
 LOCK_SUFFIX = ".lock"
+
+RESERVE_NBYTES = 4 << 20
+"""From here on a file's room on the disk is taken before it is written; smaller ones do not gain by that."""
+
+DIRECT_NBYTES = 256 << 20
+"""From here on a file that has to be durable is written past the page cache."""
 
 _ATTEMPTS = 10
 _COPY_NBYTES = 4 * 2**20
@@ -117,13 +124,13 @@ class LocalStorage:
             )
         return LocalFile(where, descriptor, status.st_size)
 
-    def create(self, name: str, nbytes: int) -> NewFile:
+    def create(self, name: str, nbytes: int, *, is_durable: bool = True) -> NewFile:
         """Begin a file of `nbytes` bytes; raises `SaveError` at once if the disk has less room than that."""
         where = self.where(check_name(self.where(), name))
         try:
-            _make_folder(self.directory)
+            _make_folder(self.directory, is_durable=is_durable)
             _check_room(self.directory, where, nbytes)
-            return NewLocalFile(self.directory, name)
+            return NewLocalFile(self.directory, name, nbytes, is_durable=is_durable)
         except SaveError:
             raise
         except OSError as error:
@@ -285,23 +292,40 @@ class LocalFile:
 class NewLocalFile:
     """A temporary sibling of the file in the making, held by this process."""
 
-    def __init__(self, directory: Path, name: str) -> None:
+    def __init__(self, directory: Path, name: str, nbytes: int, *, is_durable: bool) -> None:
         self._path = directory / name
+        self._nbytes = nbytes
+        self._is_durable = is_durable
+        self._file = self._create(directory, name)
+        try:
+            self._stream = self._begin()
+        except BaseException:
+            self._file.release()
+            raise
+
+    def _create(self, directory: Path, name: str) -> locks.HeldFile:
         for _ in range(_ATTEMPTS):
             self._temporary = _temporary(directory, name)
             file = locks.create(self._temporary)
             if file is not None:
-                self._file = file
-                return
+                return file
         raise OSError(errno.EBUSY, f"{_ATTEMPTS} new files that vanished at once")
+
+    def _begin(self) -> Stream:
+        descriptor = self._file.descriptor
+        if self._nbytes >= RESERVE_NBYTES:
+            system.reserve(descriptor, self._nbytes)
+        if self._is_durable and self._nbytes >= DIRECT_NBYTES:
+            with suppress(OSError):  # many file systems have no direct writes
+                bypass(descriptor, is_on=True)
+                return PastCache(descriptor)
+        return ThroughCache(descriptor, is_early=self._is_durable)
 
     def write(self, content: memoryview | bytes) -> None:
         """Append `content`; raises `SaveError` where the system refuses it."""
         assert self._file.is_held, "write after commit or discard"
-        rest = memoryview(content)
         try:
-            while rest:
-                rest = rest[os.write(self._file.descriptor, rest) :]
+            self._stream.write(memoryview(content))
         except OSError as error:
             raise save_error(str(self._path), error) from error
 
@@ -309,10 +333,14 @@ class NewLocalFile:
         """Fsync, rename over the final name, fsync the folder; after it the file survives a power cut."""
         assert self._file.is_held, "commit after commit or discard"
         try:
-            os.fsync(self._file.descriptor)
+            if self._stream.finish() < self._nbytes:
+                os.ftruncate(self._file.descriptor, self._stream.finish())  # what was reserved and not used
+            if self._is_durable:
+                os.fsync(self._file.descriptor)
             status = os.fstat(self._file.descriptor)
             os.replace(self._temporary, self._path)
-            _sync_folder(self._path.parent)
+            if self._is_durable:
+                _sync_folder(self._path.parent)
         except OSError as error:
             self.discard()
             raise save_error(str(self._path), error) from error
@@ -321,6 +349,7 @@ class NewLocalFile:
 
     def discard(self) -> None:
         """Remove the temporary file, if it is still there."""
+        self._stream.abandon()
         self._file.release()
 
     def __enter__(self) -> NewLocalFile:
@@ -352,13 +381,13 @@ def _check_room(directory: Path, where: str, nbytes: int) -> None:
         raise save_error(where, OSError(errno.ENOSPC, f"{free:,} bytes free, {nbytes:,} needed"))
 
 
-def _make_folder(directory: Path) -> None:
+def _make_folder(directory: Path, *, is_durable: bool = True) -> None:
     if directory.is_dir():
         return
     missing = [path for path in (directory, *directory.parents) if not path.exists()]
     directory.mkdir(parents=True, exist_ok=True)
     # A new folder is a name too: without this, a power cut takes it away with all that is in it.
-    for path in missing:
+    for path in missing if is_durable else ():
         _sync_folder(path.parent)
 
 

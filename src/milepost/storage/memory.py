@@ -42,7 +42,7 @@ class MemoryStorage:
             )
         return MemoryFile(self.where(name), self._files[name][0])
 
-    def create(self, name: str, nbytes: int) -> NewFile:  # noqa: ARG002 (memory does not reserve)
+    def create(self, name: str, nbytes: int, *, is_durable: bool = True) -> NewFile:  # noqa: ARG002 (it is memory)
         """Begin a file."""
         check_name(self.where(), name)
         self.meet_fault("create", name)
