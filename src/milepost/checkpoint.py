@@ -24,6 +24,8 @@ from milepost.errors import (
     SettingTypeError,
 )
 from milepost.format.ckpt import plan
+from milepost.format.encryption import DEFAULT as DEFAULT_MODE
+from milepost.interop.files import open_file
 from milepost.interop.mindspore import loading
 from milepost.interop.mindspore import optimizers as foreign_optimizers
 from milepost.parameters import Parameters, no_part, sound
@@ -106,19 +108,24 @@ def load_checkpoint(
     filter_prefix: str | Iterable[str] | None = None,
     specify_prefix: str | Iterable[str] | None = None,
     *,
+    dec_key: bytes | None = None,
+    dec_mode: str = DEFAULT_MODE,
     part: str = "",
     rename: Mapping[str, str] | Callable[[str], str] | None = None,
     ignore_mismatched: bool = False,
     map_location: str | torch.device | None = None,
 ) -> Parameters:
-    """Open a checkpoint of Milepost or MindSpore and, if a network is given, load it.
+    """Open a checkpoint of Milepost, MindSpore or PyTorch and, if a network is given, load it.
 
     Args:
-        ckpt_file_name: The file.
+        ckpt_file_name: The file: a `.ckpt` of Milepost or MindSpore, safetensors (also the ``.index.json`` of shards),
+            or a file of `torch.save`, of which nothing but plain data is read. Its bytes tell which, not its name.
         net: A module to load, or None to only read.
         strict_load: Whether every name of network and checkpoint must fit, without conversion of dtypes.
         filter_prefix: Names to leave out: these and everything below them (``conv1`` is not above ``conv10``).
         specify_prefix: Names to keep: only these and everything below them.
+        dec_key: The key of an encrypted file: 16, 24 or 32 bytes.
+        dec_mode: How it is encrypted: ``AES-GCM``, ``AES-CBC`` or ``SM4-CBC``.
         part: Of a checkpoint with several modules, the name of the one that is meant; by default the network.
         rename: For the network, as `load_param_into_net`; the mapping keeps the names of the file.
         ignore_mismatched: For the network, as `load_param_into_net`.
@@ -132,6 +139,7 @@ def load_checkpoint(
         CheckpointNotFoundError: No such file.
         NotACheckpointError: The file is something else.
         DamagedCheckpointError: The file's bytes are not what was saved.
+        DecryptionError: The file is encrypted, and does not open with this key and mode.
         NothingLoadedError: There is no such part.
         LoadError: The checkpoint does not fit the network (as `load_param_into_net`).
 
@@ -148,7 +156,7 @@ def load_checkpoint(
     if not isinstance(part, str):
         raise SettingTypeError("part", found=repr(part), expected="a name", remedy="Leave it out for the network.")
     device = _device(map_location)
-    parameters = open_checkpoint(LocalStorage(path.parent), path.name)
+    parameters = Parameters(open_file(path, dec_key=dec_key, dec_mode=dec_mode))
     parameters.device = device
     if part:
         parameters = parameters.part(part)

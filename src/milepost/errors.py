@@ -8,6 +8,7 @@
     ├── NotACheckpointError      (ValueError)         the file is something else
     ├── ReadError                (OSError)            the file system does not give the file
     ├── DamagedCheckpointError   (ValueError)         the file was a checkpoint once
+    ├── DecryptionError          (ValueError)         an encrypted file does not open with what was given
     ├── SaveError                (OSError)            a save did not reach its place
     ├── RunInUseError            (OSError)            a living process is at work on the run
     ├── UnsupportedStateError    (TypeError)          something in the training state cannot be stored
@@ -97,6 +98,10 @@ class ReadError(MilepostError, OSError):
 
 class DamagedCheckpointError(MilepostError, ValueError):
     """The file was a checkpoint, and its bytes are no longer what was saved."""
+
+
+class DecryptionError(MilepostError, ValueError):
+    """An encrypted file does not open: the key or the mode is another, or its bytes are no longer what was saved."""
 
 
 class SaveError(MilepostError, OSError):

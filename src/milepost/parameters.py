@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from milepost.engine.reader import Reader
+from milepost.engine.open_file import OpenFile
 from milepost.errors import DamagedCheckpointError, MilepostError, NothingLoadedError
 from milepost.format.ckpt import decode_text
 from milepost.state import modules, optimizers
@@ -35,7 +35,7 @@ class Parameters(MutableMapping[str, "torch.Tensor | str"]):
         beside: What is in the file beside the names, by the name in it of the entry that holds the content.
     """
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: OpenFile) -> None:
         index = reader.index
         self._reader = reader
         # Tied names share one key, and so one tensor, as they did when they were saved.

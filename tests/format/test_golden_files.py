@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from milepost.errors import DamagedCheckpointError, NotACheckpointError
+from milepost.errors import DamagedCheckpointError, DecryptionError
 from milepost.format.ckpt import decode_text
 
 FILES = Path(__file__).parents[1] / "golden" / "files"
@@ -33,7 +33,7 @@ def test_the_sliced_file_is_sliced(read):
 
 def test_an_encrypted_file_is_named_so(read):
     """Not called damaged, for there is something to do about it."""
-    with pytest.raises(NotACheckpointError, match="encrypted"):
+    with pytest.raises(DecryptionError, match="encrypted"):
         read((FILES / "encrypted.ckpt").read_bytes())
 
 

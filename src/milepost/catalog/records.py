@@ -18,7 +18,7 @@ from milepost.catalog import ledger
 from milepost.catalog.facts import are_metrics, is_count, is_number, is_object, metrics_of_json
 from milepost.catalog.names import CheckpointName, beside, is_of, parse, stem
 from milepost.errors import CheckpointNotFoundError, DamagedCheckpointError, MilepostError, RunInUseError
-from milepost.format.ckpt import read_metadata
+from milepost.format.containers import read_metadata
 from milepost.storage.base import Lock, Stat, Storage
 
 

@@ -5,35 +5,56 @@ from __future__ import annotations
 from collections.abc import Callable
 from types import TracebackType
 
-from milepost.errors import DamagedCheckpointError
-from milepost.format.ckpt import Checksum, read_index, verify_framing
-from milepost.format.spec import Entry
-from milepost.storage.base import Storage
+from milepost.errors import DamagedCheckpointError, NotACheckpointError
+from milepost.format import encryption
+from milepost.format.ckpt import Checksum
+from milepost.format.containers import read_index, verify_framing
+from milepost.format.spec import Entry, Index
+from milepost.storage.base import Storage, StoredFile
 
 BLOCK_NBYTES = 4 << 20
 """Bytes read and checked at a time: small enough that the checksum finds them in the processor's cache."""
 
 
 class Reader:
-    """An open checkpoint.
+    """An open checkpoint: one `.ckpt` or safetensors file; an `OpenFile`.
 
     Args:
         storage: The folder.
         name: The file's name in it.
+        dec_key: The key of an encrypted file.
+        dec_mode: How it is encrypted: ``AES-GCM``, ``AES-CBC`` or ``SM4-CBC``.
+        file: The file, where it is open already; the reader closes it.
 
     Raises:
         CheckpointNotFoundError: No such file.
         NotACheckpointError: The file is something else.
         DamagedCheckpointError: The file's structure is broken.
+        DecryptionError: The file is encrypted, and does not open with this key and mode.
     """
 
-    def __init__(self, storage: Storage, name: str) -> None:
-        self._file = storage.open(name)
+    def __init__(
+        self,
+        storage: Storage,
+        name: str,
+        *,
+        dec_key: bytes | None = None,
+        dec_mode: str = encryption.DEFAULT,
+        file: StoredFile | None = None,
+    ) -> None:
+        self._stored = storage.open(name) if file is None else file
         try:
-            self.where = self._file.where
-            self.index = read_index(self._file, self.where)
+            self.where = self._stored.where
+            self._file: StoredFile | encryption.Decrypted = self._stored
+            if dec_key is None:
+                self.index = read_index(self._stored, self.where)
+                self.container = self.index.container
+            else:
+                self._file = encryption.Decrypted(self._stored, self.where, dec_key, dec_mode)
+                self.index = _read_decrypted(self._file)
+                self.container = f"{self.index.container}, {dec_mode}"
         except BaseException:
-            self._file.close()
+            self._stored.close()
             raise
 
     def entry(self, name: str) -> Entry:
@@ -98,7 +119,7 @@ class Reader:
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        self._stored.close()
 
     def __enter__(self) -> Reader:
         return self
@@ -107,3 +128,13 @@ class Reader:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _read_decrypted(file: encryption.Decrypted) -> Index:
+    try:
+        return read_index(file, file.where)
+    except (DamagedCheckpointError, NotACheckpointError) as error:
+        if file.is_authentic:
+            raise
+        # Without a tag, every key opens the file to something.
+        raise encryption.closed(file.where) from error

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from milepost.format.ckpt import Plan
+from milepost.format.spec import Layout
 from milepost.storage.base import Stat, Storage
 
 
-def write(storage: Storage, name: str, plan: Plan, *, is_durable: bool = True) -> Stat:
+def write(storage: Storage, name: str, plan: Layout, *, is_durable: bool = True) -> Stat:
     """Stream `plan` into `storage` and return once the file is under `name`, durable unless it need not be.
 
     Each array is released as soon as the storage has taken its bytes in; when this returns or raises, all of them are.

@@ -118,14 +118,20 @@ def plan(
     >>> planned.nbytes == len(b"".join(planned.chunks()))
     True
     """
-    _check_names([array.spec.name for array in arrays], aliases)
+    check_arrays(arrays, aliases)
     parts, offset = [], schema.HEADER_NBYTES
     for array in arrays:
-        _check_array(array)
         part = _lay_out(array, offset, slice_nbytes)
         parts.append(part)
         offset = part.end
     return Plan(parts, offset, strict_json.encode(metadata, "metadata"), dict(aliases))
+
+
+def check_arrays(arrays: Sequence[Array], aliases: Mapping[str, str]) -> None:
+    """Refuse, as a `SettingError`, what no container could give back: the names, dtypes, kinds and shapes of `plan`."""
+    _check_names([array.spec.name for array in arrays], aliases)
+    for array in arrays:
+        _check_array(array)
 
 
 def _check_names(names: Sequence[str], aliases: Mapping[str, str]) -> None:
@@ -177,16 +183,7 @@ class _Part:
         return self.extents[-1].offset + self.extents[-1].length
 
     def take(self) -> memoryview:
-        """The content, after a look at its length; what was announced can no longer be changed."""
-        content = memoryview(self.content())
-        if not len(content) == content.nbytes == self.nbytes:
-            raise UnsupportedStateError(
-                f"entry {self.array.spec.name!r}",
-                found=f"a content of {len(content)} items in {content.nbytes} bytes",
-                expected=f"{self.nbytes} bytes for {self.array.spec.dtype} {self.array.spec.shape}",
-                remedy="Keep the array as it is until the save has ended.",
-            )
-        return content
+        return take(self.array, self.content, self.nbytes)
 
     def row(self, checksum: int) -> list[object]:
         """The part's row in the index."""
@@ -200,10 +197,27 @@ class _Part:
             begin += extent.length
 
 
-def _lay_out(array: Array, offset: int, slice_nbytes: int) -> _Part:
-    dtype = DTYPES[array.spec.dtype]
+def take(array: Array, content: Callable[[], memoryview], nbytes: int) -> memoryview:
+    """The content, after a look at its length; what was announced can no longer be changed."""
+    taken = memoryview(content())
+    if not len(taken) == taken.nbytes == nbytes:
+        raise UnsupportedStateError(
+            f"entry {array.spec.name!r}",
+            found=f"a content of {len(taken)} items in {taken.nbytes} bytes",
+            expected=f"{nbytes} bytes for {array.spec.dtype} {array.spec.shape}",
+            remedy="Keep the array as it is until the save has ended.",
+        )
+    return taken
+
+
+def measured(array: Array) -> tuple[Callable[[], memoryview], int]:
+    """What gives the content, and its length; nothing but a text's own content tells how long that is.
+
+    Raises:
+        SettingError: The content does not fit its spec.
+    """
     content, nbytes = array.content, 0
-    if dtype.name == "str":
+    if array.spec.dtype == "str":
         text = array.content()
         content, nbytes = (lambda: text), len(text)
     else:
@@ -212,6 +226,12 @@ def _lay_out(array: Array, offset: int, slice_nbytes: int) -> _Part:
         raise _unusable(
             array.spec.name, f"{nbytes} bytes for {array.spec.shape}", "what encode_text, or an array, gives"
         )
+    return content, nbytes
+
+
+def _lay_out(array: Array, offset: int, slice_nbytes: int) -> _Part:
+    dtype = DTYPES[array.spec.dtype]
+    content, nbytes = measured(array)
     step = max(1, slice_nbytes // dtype.itemsize) * dtype.itemsize
     heads, extents = [], []
     for begin in range(0, nbytes, step) or (0,):
@@ -371,7 +391,7 @@ def read_index(source: Source, where: str) -> Index:
             expected="rows as docs/format.md describes them",
             remedy="The file was written wrongly; do not trust it.",
         ) from error
-    return Index(entries, aliases, metadata, source.nbytes, schema.PROFILE)
+    return Index(entries, aliases, metadata, source.nbytes, schema.PROFILE, "milepost ckpt")
 
 
 def read_metadata(source: Source, where: str) -> dict[str, Any]:

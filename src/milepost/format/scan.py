@@ -21,20 +21,15 @@ CRC_MAGIC = b"crc_num"
 CRC_NBYTES = len(CRC_MAGIC) + 10
 """MindSpore's trailer: the magic, then the CRC-32 (zlib's) of all before it as ten bytes, big-endian."""
 
-ENCRYPTED = tuple(magic.to_bytes(4, "little") for magic in (0x7F3A5ED8, 0x7F3A5ED9, 0x7F3A5EDA))
-"""How the blocks of an encrypted MindSpore file begin: AES-GCM, AES-CBC, SM4-CBC."""
-
 TEXT_LIMIT = 1 << 20
 """Bytes of a tag or type; a file that claims more only costs time."""
 
 _CHECK = "Check the path."
-_TORCH = "Read it with torch.load(path, weights_only=True), and save what it gives with save_checkpoint."
-_SAFETENSORS = "Read it with safetensors.torch.load_file(path), and save what it gives with save_checkpoint."
+_TORCH = "If torch.load(path, weights_only=True) reads it, save what that gives with save_checkpoint."
 
 OTHERS = (
     (0, b"PK\x03\x04", "a zip archive, such as torch.save writes", _TORCH),
     (0, b"\x80", "a pickle, such as torch.save once wrote", _TORCH),
-    (8, b"{", "a safetensors file", _SAFETENSORS),
     (0, b"\x1f\x8b", "a gzip archive", "Unpack it first."),
     (0, b"\x89HDF", "an HDF5 file", _CHECK),
     (0, b"\x93NUMPY", "a NumPy array", _CHECK),
@@ -55,13 +50,6 @@ def scan(source: Source, where: str) -> Index:
     if nbytes == 0:
         raise _not_a_checkpoint(where, "an empty file")
     start = source.read(0, min(nbytes, 16))
-    if start.startswith(ENCRYPTED):
-        raise NotACheckpointError(
-            where,
-            found="an encrypted MindSpore checkpoint",
-            expected="one that is not encrypted",
-            remedy="Decrypt it with MindSpore: load it with dec_key, save it without enc_key.",
-        )
     tail = source.read(nbytes - CRC_NBYTES, CRC_NBYTES) if nbytes > CRC_NBYTES else b""
     has_crc = tail.startswith(CRC_MAGIC)
     end = nbytes - CRC_NBYTES if has_crc else nbytes
@@ -79,7 +67,7 @@ def scan(source: Source, where: str) -> Index:
         raise _not_a_checkpoint(where, "a file without any entry")
     if has_crc:
         _check_crc(source, where, end, int.from_bytes(tail[len(CRC_MAGIC) :], "big"))
-    return Index(entries, {}, {}, nbytes, None)
+    return Index(entries, {}, {}, nbytes, None, "mindspore ckpt")
 
 
 def _begins_like_a_record(start: bytes) -> bool:

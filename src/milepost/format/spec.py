@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -81,7 +81,8 @@ class Index:
         aliases: Name to the name of the entry that holds its content (tied weights are stored once).
         metadata: The JSON object the writer stored; empty for files without one.
         nbytes: The file's size in bytes.
-        profile: Version of Milepost's profile of the format, or None for a plain MindSpore file.
+        profile: Version of Milepost's profile of the format, or None for a file that does not follow it.
+        container: What kind of file it is, in words: ``milepost ckpt``, ``mindspore ckpt``, ``safetensors``.
     """
 
     entries: Mapping[str, Entry]
@@ -89,6 +90,7 @@ class Index:
     metadata: Mapping[str, Any]
     nbytes: int
     profile: int | None
+    container: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +102,14 @@ class Array:
         kind: One of `KINDS`.
         content: Gives the bytes in C order, little-endian, as a flat memoryview of format ``B``.
         release: Called once, when a writer has taken the bytes in or given the save up: from then on they may change.
+        checksum: XXH3-64 of the content, where it is known before the content is asked for.
     """
 
     spec: ArraySpec
     kind: str
     content: Callable[[], memoryview]
     release: Callable[[], None] | None = None
+    checksum: int | None = None
 
 
 class Source(Protocol):
@@ -117,3 +121,17 @@ class Source(Protocol):
 
     def read(self, offset: int, length: int) -> bytes:
         """Return exactly `length` bytes from `offset`; the caller has checked that they exist."""
+
+
+class Layout(Protocol):
+    """A file laid out: its size is known, its bytes come when they are asked for."""
+
+    @property
+    def nbytes(self) -> int:
+        """The exact size of the file in bytes."""
+
+    def chunks(self) -> Iterator[bytes | memoryview]:
+        """Stream the file, once; a chunk is taken in when the next is asked for."""
+
+    def release(self) -> None:
+        """Release the arrays that are not yet: the save is done, or given up."""

@@ -1,1 +1,1 @@
-"""Weights and state of other frameworks, in terms of PyTorch. Files and policies are not known here."""
+"""Other frameworks' files, names and state, in terms of PyTorch's and Milepost's. Policies are not known here."""

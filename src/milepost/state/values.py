@@ -54,7 +54,7 @@ def pack(value: object, path: str, keep: Callable[[str, torch.Tensor], None]) ->
 
 def _pack(value: Any, path: str, keep: Callable[[str, torch.Tensor], None], depth: int) -> Any:
     def inner(item: object, name: object) -> Any:
-        return _pack(item, path if name is None else f"{path}.{name}", keep, depth - 1)
+        return _pack(item, path if name is None else f"{path}.{name}" if path else str(name), keep, depth - 1)
 
     def items(values: Iterable[object]) -> list[Any]:
         return [inner(item, place) for place, item in enumerate(values)]

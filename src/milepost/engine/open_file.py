@@ -1,0 +1,48 @@
+"""The seam between the kinds of files and those who read them: an index, contents on demand, each checked. No torch."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Protocol
+
+from milepost.format.spec import Entry, Index
+
+
+class OpenFile(Protocol):
+    """An open file of named arrays, of whatever kind."""
+
+    @property
+    def where(self) -> str:
+        """The file's place in words, for messages."""
+
+    @property
+    def container(self) -> str:
+        """What kind of file it is, in words: ``milepost ckpt``, ``mindspore ckpt, AES-GCM``, ``torch zip``, ..."""
+
+    @property
+    def index(self) -> Index:
+        """What the file holds."""
+
+    def entry(self, name: str) -> Entry:
+        """The entry that holds the content of `name`, also where `name` is an alias."""
+
+    def read(self, name: str) -> bytearray:
+        """Return the content of `name`, checked where the file has checksums."""
+
+    def read_into(self, name: str, buffer: memoryview) -> None:
+        """Fill `buffer` (flat, format ``B``, of the entry's size) with the content of `name`, checked likewise."""
+
+    def check(self, name: str) -> None:
+        """Check the content of `name` without keeping it."""
+
+    def verify(self) -> None:
+        """Check every byte of the file, as far as the file tells what it should be."""
+
+    def close(self) -> None:
+        """Close the file."""
+
+    def __enter__(self) -> OpenFile: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
