@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 from milepost._version import __version__
 
 if TYPE_CHECKING:
+    from milepost.averaging import average as average
     from milepost.checkpoint import load_checkpoint as load_checkpoint
     from milepost.checkpoint import load_param_into_net as load_param_into_net
     from milepost.checkpoint import save_checkpoint as save_checkpoint
+    from milepost.comparison import compare as compare
     from milepost.config import CheckpointConfig as CheckpointConfig
     from milepost.errors import MilepostError as MilepostError
     from milepost.graphs import export as export
@@ -45,6 +47,8 @@ ROOMS = {
     "ProgressBar": "milepost.train.progress",
     "RunContext": "milepost.train.callback",
     "TimeMonitor": "milepost.train.callback",
+    "average": "milepost.averaging",
+    "compare": "milepost.comparison",
     "export": "milepost.graphs",
     "load_checkpoint": "milepost.checkpoint",
     "load_model": "milepost.graphs",

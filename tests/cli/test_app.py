@@ -25,7 +25,15 @@ def test_every_command_has_a_help_with_an_example(milepost):
         assert f"\n  {command} " in overview
 
 
-ARGUMENTS = {"ls": ["{}"], "inspect": ["{}"], "verify": ["{}"], "prune": ["{}", "--keep-last=1"]}
+ARGUMENTS = {
+    "ls": ["{}"],
+    "inspect": ["{}"],
+    "show": ["{}", "w"],
+    "verify": ["{}"],
+    "diff": ["{}", "{}"],
+    "average": ["{}", "{}", "--output=soup.ckpt"],
+    "prune": ["{}", "--keep-last=1"],
+}
 """Command to arguments, with {} for the file or folder that is wrong."""
 
 

@@ -23,6 +23,7 @@ from milepost.cli.output import (
     figures,
     json_option,
     shape,
+    shapes,
     share,
     size,
     table,
@@ -161,17 +162,11 @@ def _add(rows: Table, depth: int, node: Node, entries: Sequence[Entry], nbytes: 
         cell("  " * depth + node.label, style),
         f"{len(entries):,}" if is_inner or len(entries) > 1 else "",
         "" if is_inner else entries[0].spec.dtype,
-        "" if is_inner else _shapes([entry.spec.shape for entry in entries]),
+        "" if is_inner else shapes([entry.spec.shape for entry in entries]),
         size(own),
         share(own, nbytes),
         style=style or ("dim" if is_inner else ""),
     )
-
-
-def _shapes(shapes: Sequence[tuple[int, ...]]) -> str:
-    """The shape of all of one rank, with the range of each length that differs."""
-    lengths = [sorted({*each}) for each in zip(*shapes, strict=True)]
-    return shape([str(each[0]) if len(each) == 1 else f"{each[0]}..{each[-1]}" for each in lengths])
 
 
 def _every_entry(index: Index) -> Table:

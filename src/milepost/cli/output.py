@@ -135,9 +135,34 @@ def shape(dimensions: Sequence[object]) -> str:
     return "x".join(map(str, dimensions)) if dimensions else "scalar"
 
 
+def shapes(of_one_rank: Sequence[tuple[int, ...]]) -> str:
+    """Return several shapes as one, with the range of each length that differs.
+
+    >>> shapes([(64, 3, 7), (128, 3, 5)]), shapes([(), ()])
+    ('64..128x3x5..7', 'scalar')
+    """
+    lengths = [sorted({*each}) for each in zip(*of_one_rank, strict=True)]
+    return shape([str(each[0]) if len(each) == 1 else f"{each[0]}..{each[-1]}" for each in lengths])
+
+
 def number(value: float | None) -> float | None:
     """Return a number as JSON has it: null for what is not finite."""
     return None if value is None or not math.isfinite(value) else value
+
+
+def plain(value: Any) -> Any:
+    """Return figures, in lists and dicts of any depth, as JSON has them: ``"nan"``, ``"inf"`` where not finite.
+
+    >>> plain({"a": [1.5, math.inf, 2 + 1j]})
+    {'a': [1.5, 'inf', [2.0, 1.0]]}
+    """
+    if isinstance(value, dict):
+        return {key: plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    if isinstance(value, complex):
+        return [plain(value.real), plain(value.imag)]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def error_facts(error: Any) -> dict[str, str]:
