@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from milepost.errors import GraphError, MilepostError, MissingExtraError, SaveError, SettingError
-from milepost.graphs import export
+from milepost.graphs import export, geir, mindir
 from milepost.graphs.formats import FORMATS
 
 
@@ -55,12 +55,43 @@ def test_another_suffix_is_kept_with_a_hint(tmp_path):
     assert path.is_file()
 
 
-@pytest.mark.parametrize("chosen", [{"file_format": "MINDIR"}, {"file_format": "onnx"}])
-def test_formats_that_this_version_does_not_write_are_refused(tmp_path, chosen):
+@pytest.mark.parametrize("file_format", ["onnx", "TFLITE", "", 3])
+def test_formats_that_this_version_does_not_write_are_refused(tmp_path, file_format):
     """Those that it writes are listed."""
-    with pytest.raises(SettingError, match=r"expected one of .*: ONNX, .*not available in this version"):
-        export(nn.ReLU(), torch.zeros(1, 2), file_name=tmp_path / "net", **chosen)
+    with pytest.raises(SettingError, match="expected one of .*: ONNX, GEIR, AIR, MINDIR, PT2"):
+        export(nn.ReLU(), torch.zeros(1, 2), file_name=tmp_path / "net", file_format=file_format)
     assert os.listdir(tmp_path) == []
+
+
+READERS = {
+    "ONNX": lambda path: onnx.checker.check_model(str(path)),
+    "GEIR": geir.load,
+    "MINDIR": lambda path: mindir.parse(path.read_bytes(), path.name),
+    "PT2": torch.export.load,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "written", "file_format"),
+    [
+        ("net.onnx", "net.onnx", "ONNX"),
+        ("net.AIR", "net.AIR", "GEIR"),
+        ("net.mindir", "net.mindir", "MINDIR"),
+        ("net.pt2", "net.pt2", "PT2"),
+        ("net", "net.air", "GEIR"),
+    ],
+)
+def test_without_a_format_the_suffix_decides(tmp_path, name, written, file_format):
+    """And where there is none, it is the tutorial's GEIR."""
+    assert export(nn.ReLU(), torch.zeros(1, 2), file_name=tmp_path / name) == tmp_path / written
+    READERS[file_format](tmp_path / written)
+
+
+@pytest.mark.parametrize("name", ["net.pb", "net-1_2.5"])
+def test_a_suffix_that_says_nothing_is_kept_as_the_tutorials_is(tmp_path, name):
+    """In the tutorial GEIR files end in .pb, which is kept with a hint like any other."""
+    with pytest.warns(UserWarning, match=r"tools know GEIR files by the suffix \.air"):
+        READERS["GEIR"](export(nn.ReLU(), torch.zeros(1, 2), file_name=tmp_path / name))
 
 
 def test_a_file_that_would_compute_something_else_is_not_written(tmp_path):
@@ -146,7 +177,7 @@ def test_a_pt2_file_is_loaded_by_torch(networks, tmp_path):
 def test_inputs_and_outputs_get_the_names_asked_for(networks, run, tmp_path):
     """Also one that a value inside has already, but none that a weight has."""
     settings = {"input_names": ["relu"], "output_names": ["logits"]}
-    proto = onnx.load(export(networks["mlp"](), torch.zeros(2, 6), file_name=tmp_path / "net", **settings))
+    proto = onnx.load(export(networks["mlp"](), torch.zeros(2, 6), file_name=tmp_path / "net.onnx", **settings))
     assert [value.name for value in proto.graph.input] == ["relu"]
     assert [value.name for value in proto.graph.output] == ["logits"]
     assert run(proto, torch.zeros(3, 6))[0].shape == (3, 3)
@@ -169,14 +200,14 @@ def test_inputs_and_outputs_get_the_names_asked_for(networks, run, tmp_path):
 def test_settings_that_cannot_be_meant_are_refused(networks, tmp_path, settings):
     """Before anything is written."""
     with pytest.raises(SettingError):
-        export(networks["mlp"](), torch.zeros(2, 6), **{"file_name": tmp_path / "net", **settings})
+        export(networks["mlp"](), torch.zeros(2, 6), **{"file_name": tmp_path / "net.onnx", **settings})
     assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("opset", [18, 22])
 def test_the_file_has_the_opset_that_was_asked_for(networks, tmp_path, opset):
     """As it stands in the file."""
-    path = export(networks["lenet"](), torch.zeros(2, 1, 8, 8), file_name=tmp_path / "net", opset=opset)
+    path = export(networks["lenet"](), torch.zeros(2, 1, 8, 8), file_name=tmp_path / "net.onnx", opset=opset)
     assert {entry.domain: entry.version for entry in onnx.load(path).opset_import}[""] == opset
 
 
@@ -184,13 +215,13 @@ def test_the_file_has_the_opset_that_was_asked_for(networks, tmp_path, opset):
 def test_an_opset_that_cannot_be_had_is_refused(networks, tmp_path, opset):
     """The exporter would take another one, and only log it."""
     with pytest.raises(MilepostError):
-        export(networks["lenet"](), torch.zeros(2, 1, 8, 8), file_name=tmp_path / "net", opset=opset)
+        export(networks["lenet"](), torch.zeros(2, 1, 8, 8), file_name=tmp_path / "net.onnx", opset=opset)
     assert os.listdir(tmp_path) == []
 
 
 def test_free_dimensions_are_those_asked_for(networks, run, tmp_path):
     """None, or others than the batch."""
-    settings = {"file_name": tmp_path / "net"}
+    settings = {"file_name": tmp_path / "net.onnx"}
     fixed = onnx.load(export(networks["mlp"](), torch.zeros(2, 6), dynamic_shapes={}, **settings))
     assert [dim.dim_value for dim in fixed.graph.input[0].type.tensor_type.shape.dim] == [2, 6]
     both = {"input": {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}}
@@ -216,7 +247,7 @@ def test_weights_too_large_for_one_file_stand_beside_it(networks, tmp_path, monk
     """One protobuf message ends at 2 GiB; the graph finds its weights wherever both are moved to."""
     monkeypatch.setattr("milepost.graphs.onnx_file.ONE_FILE", 1000)
     net = networks["settle"](networks["lenet"](), (torch.randn(4, 1, 8, 8),)).eval()
-    path = export(net, torch.zeros(2, 1, 8, 8), file_name=tmp_path / "before" / "net")
+    path = export(net, torch.zeros(2, 1, 8, 8), file_name=tmp_path / "before" / "net.onnx")
     path = (tmp_path / "before").rename(tmp_path / "after") / path.name
     assert sorted(os.listdir(tmp_path / "after")) == ["net.onnx", "net.onnx.data"]
     onnx.checker.check_model(str(path), full_check=True)
@@ -249,5 +280,7 @@ def test_a_failure_of_forward_is_told_in_the_users_terms(tmp_path, file_format):
 def test_an_export_can_go_unverified(tmp_path, monkeypatch):
     """onnxruntime is not needed then, nor what it does not compute."""
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
-    path = export(nn.Linear(3, 2).bfloat16(), torch.zeros(1, 3).bfloat16(), file_name=tmp_path / "net", verify=False)
+    path = export(
+        nn.Linear(3, 2).bfloat16(), torch.zeros(1, 3).bfloat16(), file_name=tmp_path / "net.onnx", verify=False
+    )
     onnx.checker.check_model(str(path))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from functools import cache
 from pathlib import Path
 
 import torch
+from tests.graphs.calls import trace
 from torch import nn
 from torch.nn import functional
 
@@ -209,3 +211,18 @@ def make(name):
                 module.weight.uniform_(0.5, 1.5)
                 module.bias.normal_()
     return net.eval(), example
+
+
+@cache
+def traced(name):
+    """What `make` gives, and its graph: tracing is what takes time, and one trace serves all formats."""
+    return trace(*make(name))
+
+
+@cache
+def resnet50():
+    """The example's network for coloured images, inputs for it, and its graph."""
+    from resnet50 import ResNet50
+
+    torch.manual_seed(0)
+    return trace(ResNet50(10, 3).eval(), (torch.randn(1, 3, 64, 64),))

@@ -7,6 +7,7 @@ Source: mindspore/docs, branch r0.6, tutorials/source_en/use/saving_and_loading_
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -16,6 +17,7 @@ from torch import Tensor
 
 import milepost.nn
 from milepost import Model
+from milepost.graphs import geir
 from milepost.nn import CrossEntropyLoss, SoftmaxCrossEntropyWithLogits
 from milepost.train.serialization import load_checkpoint, load_param_into_net
 
@@ -127,7 +129,7 @@ def test_block_4_retraining(trained, ResNet50, dataset):
 
 
 def test_block_5_export(trained, ResNet50):
-    """The ONNX file computes what the network computes. (GEIR is not written by this version.)"""
+    """The GEIR file computes what the network computes, and has the name that was given."""
     size = [2, 1, 32, 32]
 
     from milepost.train.serialization import export
@@ -138,6 +140,21 @@ def test_block_5_export(trained, ResNet50):
     # load the parameter into net
     load_param_into_net(resnet, param_dict)
     input = np.random.uniform(0.0, 1.0, size=size).astype(np.float32)
+    with pytest.warns(UserWarning, match=r"tools know GEIR files by the suffix \.air"):
+        export(resnet, Tensor(input), file_name="resnet50-2_32.pb", file_format="GEIR")
+
+    assert sorted(Path().glob("resnet50-2_32.*")) == [Path("resnet50-2_32.ckpt"), Path("resnet50-2_32.pb")]
+    (output,) = geir.run(geir.load("resnet50-2_32.pb"), [Tensor(input)])
+    np.testing.assert_allclose(output, Model(resnet).predict(Tensor(input)).numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_block_5_with_onnx(trained, ResNet50):
+    """If you want the ONNX model, you only need file_format = 'ONNX'."""
+    from milepost.train.serialization import export
+
+    resnet = ResNet50()
+    load_param_into_net(resnet, load_checkpoint("resnet50-2_32.ckpt"))
+    input = np.random.uniform(0.0, 1.0, size=[2, 1, 32, 32]).astype(np.float32)
     export(resnet, Tensor(input), file_name="resnet50-2_32.onnx", file_format="ONNX")
 
     session = onnxruntime.InferenceSession("resnet50-2_32.onnx", providers=["CPUExecutionProvider"])

@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from milepost.errors import SettingError, SettingTypeError
-from milepost.graphs import geir_file, onnx_file, pt2_file
+from milepost.graphs import geir_file, mindir_file, onnx_file, pt2_file
 from milepost.graphs.files import Order, Part
 from milepost.graphs.loaded import read_model
 from milepost.graphs.trace import as_inputs
@@ -42,16 +42,20 @@ FORMATS = {
     "ONNX": Format(".onnx", onnx_file.encode, frozenset({"input_names", "output_names", "dynamic_shapes", "opset"})),
     "GEIR": _GEIR,
     "AIR": _GEIR,  # what MindSpore calls it since 0.7
+    "MINDIR": Format(".mindir", mindir_file.encode, frozenset()),
     "PT2": Format(".pt2", pt2_file.encode, frozenset({"dynamic_shapes"})),
 }
 """The formats that this version writes."""
+
+_BY_SUFFIX = {".onnx": "ONNX", ".air": "GEIR", ".pb": "GEIR", ".mindir": "MINDIR", ".pt2": "PT2"}
+"""What a file's suffix says of its format; the tutorial's GEIR files end in ``.pb``."""
 
 
 def export(
     net: nn.Module | str | os.PathLike[str],
     *inputs: Tensor | np.ndarray | str | os.PathLike[str],
     file_name: str | os.PathLike[str],
-    file_format: str = "ONNX",
+    file_format: str | None = None,
     input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
     dynamic_shapes: Any = None,
@@ -73,8 +77,10 @@ def export(
         net: The module, on any device; or the path of a ``-graph.meta`` file.
         inputs: Example tensors or arrays, as for a call of `net`; or the path of a checkpoint.
         file_name: The file. A missing suffix is added; another one than the format's is kept, with a warning.
-        file_format: ``ONNX``, one file up to 2 GB, with the weights in ``<file_name>.data`` beyond that; ``PT2``,
-            a file of `torch.export`; or ``GEIR``, also called ``AIR``, for Huawei's ATC, with fixed shapes.
+        file_format: ``ONNX``, one file up to 2 GB, with the weights in ``<file_name>.data`` beyond that; ``GEIR``,
+            also called ``AIR``, for Huawei's ATC, and ``MINDIR``, for MindSpore, both with fixed shapes; or ``PT2``,
+            a file of `torch.export`. By default what the suffix of `file_name` says, and where it says nothing, GEIR
+            for a module, ONNX for a graph and a checkpoint.
         input_names: Names of the inputs instead of those of forward's arguments (ONNX).
         output_names: Names of the outputs (ONNX).
         dynamic_shapes: The free dimensions, as `torch.export.export` takes them; an empty one for none. By default it
@@ -83,7 +89,8 @@ def export(
         opset: The version of ONNX's operators, 18 to 25, or an older one to which the module's can be converted; 20
             by default (ONNX).
         operators: GE's operators, ``current``, the default, or ``2020`` for tools as old as MindSpore r0.6 (GEIR).
-        verify: Whether to compare the results with the module's. Without that, onnxruntime is not needed.
+        verify: Whether to compare the results with the module's: those of onnxruntime (ONNX), of torch (PT2), or of
+            Milepost's reference interpreter (GEIR, MINDIR).
 
     Returns:
         The path of the file.
@@ -92,17 +99,19 @@ def export(
         SettingError: This version does not write the format, or the format does not take a setting.
         GraphError: The module cannot be expressed in the format, or the file would not compute the same.
         MismatchError: A checkpoint does not fit the graph.
-        MissingExtraError: what the format needs is not installed: the extra ``[onnx]`` or ``[geir]``.
+        MissingExtraError: what the format needs is not installed: the extra ``[onnx]``, ``[geir]`` or ``[mindir]``.
         SaveError: The file did not reach its place.
 
     Example:
         >>> import tempfile, torch
-        >>> path = export(nn.Linear(3, 2), torch.zeros(1, 3), file_name=tempfile.mkdtemp() + "/linear")
+        >>> path = export(nn.Linear(3, 2), torch.zeros(1, 3), file_name=tempfile.mkdtemp() + "/linear.onnx")
         >>> path.name
         'linear.onnx'
     """
     names = {"input_names": input_names, "output_names": output_names}
     given = {**names, "dynamic_shapes": dynamic_shapes, "opset": opset, "operators": operators}
+    if file_format is None:
+        file_format = _named(file_name) or ("GEIR" if isinstance(net, nn.Module) else "ONNX")
     chosen = _chosen(file_format, {name for name, value in given.items() if value is not None})
     path = _path(file_name, file_format, chosen.suffix)
     if isinstance(net, nn.Module):
@@ -114,13 +123,18 @@ def export(
     return path
 
 
+def _named(file_name: object) -> str | None:
+    """The format that the suffix of a name tells."""
+    return _BY_SUFFIX.get(Path(file_name).suffix.lower()) if isinstance(file_name, str | os.PathLike) else None
+
+
 def _chosen(file_format: str, settings: set[str]) -> Format:
     if file_format not in FORMATS:
         raise SettingError(
             "file_format",
             found=repr(file_format),
             expected="one of the formats that this version writes: " + ", ".join(FORMATS),
-            remedy="This format is not available in this version; export to ONNX, which most other tools convert.",
+            remedy="Export to ONNX, which most other tools convert.",
         )
     if foreign := sorted(settings - FORMATS[file_format].settings):
         raise SettingError(
@@ -155,7 +169,7 @@ def _path(file_name: str | os.PathLike[str], file_format: str, suffix: str) -> P
     path = Path(file_name)
     if not path.suffix:
         return path.with_name(path.name + suffix)
-    if path.suffix != suffix:
+    if path.suffix.lower() != suffix:
         message = f"{path.name}: tools know {file_format} files by the suffix {suffix}; the name is kept as it is"
         warnings.warn(message, UserWarning, stacklevel=3)
     return path

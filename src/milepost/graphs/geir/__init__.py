@@ -8,29 +8,25 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
-from milepost.errors import GraphError, SettingError
+from milepost.errors import SettingError
 from milepost.graphs import frontend
-from milepost.graphs.geir.builder import Builder, Content, Edge, Pieces, Unsupported
+from milepost.graphs.geir.builder import Builder, Content, Pieces
 from milepost.graphs.geir.interpreter import run
-from milepost.graphs.geir.operators import TABLE, Call
+from milepost.graphs.geir.operators import TABLE
 from milepost.graphs.geir.reader import Desc, Graph, Op, graph_of, parse
 from milepost.graphs.geir.schema import message
 from milepost.graphs.guard import untouched
 from milepost.graphs.judge import judge
+from milepost.graphs.lowering import hold_to_limit, lowered
 from milepost.storage.local import LocalStorage
 
 __all__ = ["Content", "Desc", "Graph", "Op", "encode", "load", "run"]
 
 OPERATORS = ("current", "2020")
 """The sets of operators that a file may be written in."""
-
-FILE_LIMIT = 2**31 - 1
-"""The most bytes of a protobuf message."""
 
 
 def load(path: str | os.PathLike[str]) -> Graph:
@@ -101,12 +97,7 @@ def encode(
         traced = frontend.graph_of(net, inputs)
     pieces = pieces_of(traced, operators)
     if verify:
-        read = _readable(pieces, traced.name)
-
-        def compute(batch: Sequence[Tensor]) -> list[Tensor]:
-            return run(read, [tensor.detach().cpu() for tensor in batch])
-
-        judge(net, compute, inputs, [{} for _ in inputs], list(traced.hidden_hooks))
+        check(pieces, traced, net, inputs)
     return pieces.contents()
 
 
@@ -117,58 +108,20 @@ def pieces_of(traced: frontend.Graph, operators: str) -> Pieces:
         GraphError: Some cannot be expressed; all of them are listed.
     """
     builder = Builder(current=operators == "current")
-    edges: dict[str, Edge] = {value.name: builder.data(value.name, value.shape, value.dtype) for value in traced.inputs}
-    problems = []
-    for name, tensor in (*traced.weights.items(), *traced.constants.items()):
-        try:
-            edges[name] = builder.weight(name, tensor)
-        except Unsupported as reason:
-            problems.append(f"{name}: {reason}")
-            edges[name] = Edge(name, 0, tuple(tensor.shape), tensor.dtype)
-    for node in traced.nodes:
-        try:
-            _lower(builder, node, edges)
-        except Unsupported as reason:
-            problems.append(f"{node.place}: aten.{node.op}" + (f" ({reason})" if str(reason) else ""))
-            edges.update({value.name: _stand_in(value) for value in node.outputs if value is not None})
-    if problems:
-        raise GraphError(
-            traced.name,
-            found=f"operators that GEIR cannot express ({len(problems)}): " + "; ".join(problems),
-            expected="operators of the set " + operators,
-            remedy="Replace them in the network or export to ONNX; nothing was written.",
-        )
-    made = builder.pieces(traced.name, [edges[value.name] for value in traced.outputs])
-    nbytes = sum(map(len, made.contents()))
-    if nbytes > FILE_LIMIT:
-        raise GraphError(
-            traced.name,
-            found=f"{nbytes:,} bytes",
-            expected=f"at most {FILE_LIMIT:,}, which is what one GEIR file holds",
-            remedy="Export a smaller part of the network; nothing was written.",
-        )
+    results = lowered(traced, builder, TABLE, file_format="GEIR", operators=f"operators of the set {operators}")
+    made = builder.pieces(traced.name, results)
+    hold_to_limit(sum(map(len, made.contents())), traced.name, "GEIR")
     return made
 
 
-def _lower(builder: Builder, node: frontend.Node, edges: dict[str, Edge]) -> None:
-    lowering = TABLE.get(node.op)
-    if lowering is None:
-        raise Unsupported
-    builder.place = node.module.replace(".", "/")
-    arguments: dict[str, Any] = pytree.tree_map(
-        lambda leaf: edges[leaf.name] if isinstance(leaf, frontend.Value) else leaf, node.arguments
-    )
-    result = lowering(builder, Call(arguments, node.outputs))
-    results = result if isinstance(result, tuple) else (result,)
-    for value, edge in zip(node.outputs, results, strict=False):
-        assert value is not None
-        assert (edge.shape, edge.dtype) == (value.shape, value.dtype), f"{node.op}: {edge} instead of {value}"
-        edges[value.name] = edge
+def check(made: Pieces, traced: frontend.Graph, net: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    """Compute the file by the reference interpreter; raise `GraphError` if the results are not the module's."""
+    read = _readable(made, traced.name)
 
+    def compute(batch: Sequence[Tensor]) -> list[Tensor]:
+        return run(read, [tensor.detach().cpu() for tensor in batch])
 
-def _stand_in(value: frontend.Value) -> Edge:
-    """What stands for the result of an unsupported operator while the others are looked through."""
-    return Edge(value.name, 0, value.shape, value.dtype)
+    judge(net, compute, inputs, [{} for _ in inputs], list(traced.hidden_hooks))
 
 
 def _readable(made: Pieces, where: str) -> Graph:

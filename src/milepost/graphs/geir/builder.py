@@ -20,6 +20,7 @@ from milepost.graphs.frontend import distinct
 from milepost.graphs.geir.dtypes import TO_ATTRIBUTE, TO_PROTO
 from milepost.graphs.geir.prototypes import PROTOTYPES, Prototype
 from milepost.graphs.geir.schema import message
+from milepost.graphs.lowering import Unsupported, broadcast
 from milepost.state.tensors import content_of
 
 Content = bytes | memoryview
@@ -34,10 +35,6 @@ _MOVING = {"Reshape", "TransposeD", "BatchMatMul", "BatchMatMulV2", "Unsqueeze",
 """Operators after which dimensions no longer mean what they meant."""
 _SINGLE = {"i": "i", "f": "f", "b": "b", "dt": "dt"}
 _LISTS = {"Li": ("i", 2), "Lf": ("f", 3), "s": ("s", 1)}
-
-
-class Unsupported(Exception):  # noqa: N818 - a reason, collected with the others; never the user's error
-    """The format cannot express this call; the text says why."""
 
 
 @dataclass(eq=False)
@@ -75,7 +72,7 @@ class Builder:
     """
 
     current: bool
-    place: str = ""
+    module: str = ""
     _ops: list[_Op] = field(default_factory=list)
     _names: set[str] = field(default_factory=lambda: {OUTPUT})
     _small: dict[tuple[Any, ...], Edge] = field(default_factory=dict)
@@ -95,6 +92,14 @@ class Builder:
         edge = Edge(self._distinct(name), 0, tuple(tensor.shape), tensor.dtype)
         self._ops.append(_Op(edge.producer, "Const", [], (edge,), {}, tensor))
         return edge
+
+    def held(self, name: str, tensor: Tensor) -> Edge:
+        """As a weight: GE makes no difference."""
+        return self.weight(name, tensor)
+
+    def stand_in(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Edge:
+        """An edge of no op."""
+        return Edge(name, 0, shape, dtype)
 
     def constant(self, value: float | Sequence[int], dtype: torch.dtype = torch.int64) -> Edge:
         """A small Const; equal ones are written once."""
@@ -124,7 +129,7 @@ class Builder:
         assert fed == list(inputs[: len(fed)]), f"{kind}: a slot after an empty one is fed"
         assert self.current or prototype.era == "2020", f"{kind} is not in the set of 2020"
         assert prototype.required <= attributes.keys() <= prototype.attributes.keys(), f"{kind}: {sorted(attributes)}"
-        name = self._distinct(f"{self.place}/{kind}" if self.place else kind)
+        name = self._distinct("/".join([*self.module.split("."), kind]) if self.module else kind)
         layout = self._layout(kind, fed)
         made = tuple(
             Edge(name, index, tuple(shape), dtype, layout if len(shape) == 4 else ND)
@@ -296,9 +301,3 @@ def slot_names(slots: Sequence[Any], count: int, first: str | None = None) -> li
         number = max(count - fixed, 0)
         names += [f"{first or slot.name}{index}" for index in range(number)] if slot.is_dynamic else [slot.name]
     return names[:count]
-
-
-def broadcast(first: Sequence[int], second: Sequence[int]) -> tuple[int, ...]:
-    """The shape of two tensors together, where a dimension of 1 fits every other."""
-    shape: torch.Size = torch.broadcast_shapes(first, second)  # type: ignore[no-untyped-call]
-    return tuple(shape)

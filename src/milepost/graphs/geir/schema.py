@@ -1,15 +1,8 @@
-"""The messages of a GEIR file, declared here in a pool of their own. What a good file holds is not known here.
-
-A process that also imports Huawei's own module has the same messages in protobuf's default pool; a second declaration
-there would be an error, so these stand in a private one.
-"""
+"""The messages of a GEIR file, declared here. What a good file holds is not known here."""
 
 from __future__ import annotations
 
-from functools import cache
-from typing import Any
-
-from milepost.errors import MissingExtraError
+from milepost.graphs.messages import Schema
 
 PACKAGE = "ge.proto"
 
@@ -36,7 +29,6 @@ _MESSAGES = {
     "AttrDef.ListListInt": "list_list_i 1 *AttrDef.ListListInt.ListInt",
     "AttrDef.ListListInt.ListInt": "list_i 1 *int64",
 }
-"""Message -> its fields: name, number, type; `*` is repeated, `|` one of several, `map` goes from string to AttrDef."""
 
 _DTYPES = (
     "UNDEFINED FLOAT FLOAT16 INT8 UINT8 INT16 UINT16 INT32 INT64 UINT32 UINT64 BOOL DOUBLE STRING DUAL_SUB_INT8 "
@@ -44,67 +36,17 @@ _DTYPES = (
 )
 _LIST_KINDS = "NONE STRING INT FLOAT BOOL BYTES TENSOR_DESC TENSOR GRAPH NAMED_ATTRS DATA_TYPE"
 
+_SCHEMA = Schema(
+    PACKAGE,
+    "proto3",
+    "geir",
+    _MESSAGES,
+    {
+        "DataType": " ".join(f"DT_{name}" for name in _DTYPES.split()),
+        "AttrDef.ListValue.ListValueType": " ".join(f"VT_LIST_{name}" for name in _LIST_KINDS.split()),
+    },
+    mapped="AttrDef",
+)
 
-@cache
-def message(name: str) -> Any:
-    """The class of one message, such as ``ModelDef``.
-
-    Raises:
-        MissingExtraError: protobuf is not installed.
-    """
-    try:
-        from google.protobuf import descriptor_pool, message_factory
-    except ImportError as error:
-        raise MissingExtraError.of("a GEIR file", extra="geir", missing="protobuf") from error
-    return message_factory.GetMessageClass(_pool(descriptor_pool).FindMessageTypeByName(f"{PACKAGE}.{name}"))
-
-
-@cache
-def _pool(descriptor_pool: Any) -> Any:
-    from google.protobuf import descriptor_pb2
-
-    file = descriptor_pb2.FileDescriptorProto(name="milepost/geir.proto", package=PACKAGE, syntax="proto3")
-    for name, fields in _MESSAGES.items():
-        *outer, last = name.split(".")
-        holder: Any = file.message_type
-        for part in outer:
-            holder = next(one for one in holder if one.name == part).nested_type
-        _declare(holder.add(name=last), name, fields)
-    _enumerate(file.enum_type.add(name="DataType"), "DT_", _DTYPES)
-    attribute = next(one for one in file.message_type if one.name == "AttrDef")
-    list_value = next(one for one in attribute.nested_type if one.name == "ListValue")
-    _enumerate(list_value.enum_type.add(name="ListValueType"), "VT_LIST_", _LIST_KINDS)
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return pool
-
-
-def _declare(proto: Any, name: str, fields: str) -> None:
-    kinds = proto.field.add().__class__
-    del proto.field[:]
-    for line in fields.split(";"):
-        field, number, kind = line.split()
-        if "|" in kind and not proto.oneof_decl:
-            proto.oneof_decl.add(name="value")
-        added = proto.field.add(name=field, number=int(number), label=kinds.LABEL_OPTIONAL)
-        if "|" in kind:
-            added.oneof_index = 0
-        if kind.startswith("*") or kind == "map":
-            added.label = kinds.LABEL_REPEATED
-        kind = kind.strip("*|")
-        if kind == "map":
-            entry = "".join(part.capitalize() for part in field.split("_")) + "Entry"
-            _declare(proto.nested_type.add(name=entry), f"{name}.{entry}", "key 1 string; value 2 AttrDef")
-            proto.nested_type[-1].options.map_entry = True
-            kind = f"{name}.{entry}"
-        if kind[0].islower():
-            added.type = getattr(kinds, f"TYPE_{kind.upper()}")
-        else:
-            is_enum = kind == "DataType" or kind.endswith("Type")
-            added.type = kinds.TYPE_ENUM if is_enum else kinds.TYPE_MESSAGE
-            added.type_name = f".{PACKAGE}.{kind}"
-
-
-def _enumerate(proto: Any, prefix: str, names: str) -> None:
-    for number, name in enumerate(names.split()):
-        proto.value.add(name=prefix + name, number=number)
+message = _SCHEMA.message
+"""The class of one message, such as ``ModelDef``; raises `MissingExtraError` where protobuf is not installed."""

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
-from milepost.graphs.geir.builder import Builder, Edge, Unsupported
+from milepost.graphs.geir.builder import Builder, Edge
 from milepost.graphs.geir.operators.calls import Call, Lowering, Table, need, operand
+from milepost.graphs.lowering import Unsupported
 
 
 def _unary(kind: str, **attributes: Any) -> Lowering:

@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
-from milepost.graphs.geir.builder import NCHW, Builder, Edge, Unsupported
+from milepost.graphs.geir.builder import NCHW, Builder, Edge
 from milepost.graphs.geir.operators.calls import Call, Table, need, pair
+from milepost.graphs.lowering import Unsupported
 
 
 def _conv2d(b: Builder, call: Call) -> Edge:

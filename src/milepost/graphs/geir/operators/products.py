@@ -6,8 +6,9 @@ import math
 
 import torch
 
-from milepost.graphs.geir.builder import Builder, Edge, broadcast
+from milepost.graphs.geir.builder import Builder, Edge
 from milepost.graphs.geir.operators.calls import Call, Table, need
+from milepost.graphs.lowering import broadcast
 
 
 def _linear(b: Builder, call: Call) -> Edge:

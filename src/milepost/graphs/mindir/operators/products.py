@@ -1,0 +1,90 @@
+"""Matrix products, attention and lookups as MindSpore primitives."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from milepost.graphs.lowering import broadcast
+from milepost.graphs.mindir.builder import Builder, Edge
+from milepost.graphs.mindir.operators.calls import Call, Table, need
+from milepost.graphs.mindir.operators.elementwise import scaled
+
+
+def _linear(b: Builder, call: Call) -> Edge:
+    x, weight, bias = call["input"], call["weight"], call["bias"]
+    y = _product(b, b.reshape(x, (math.prod(x.shape[:-1]), x.shape[-1])), weight, transposed=True)
+    if bias is not None:
+        y = b.one("BiasAdd", [y, bias, 0], y.shape, y.dtype)
+    return b.reshape(y, call.shape)
+
+
+def _addmm(b: Builder, call: Call) -> Edge:
+    need(call["beta"] == 1 and call["alpha"] == 1, "addmm with factors")
+    return b.binary("Add", _product(b, call["mat1"], call["mat2"]), call["self"], call.dtype)
+
+
+def _matmul(b: Builder, call: Call) -> Edge:
+    x, y = call["self"], call["other" if "other" in call.arguments else "mat2"]
+    if x.rank == 1:
+        x = b.reshape(x, (1, *x.shape))
+    if y.rank == 1:
+        y = b.reshape(y, (*y.shape, 1))
+    if y.rank == 2:
+        rows = b.reshape(x, (math.prod(x.shape[:-1]), x.shape[-1]))
+        return b.reshape(_product(b, rows, y), call.shape)
+    return b.reshape(_batch_product(b, x, y), call.shape)
+
+
+def _product(b: Builder, x: Edge, y: Edge, *, transposed: bool = False) -> Edge:
+    shape = (x.shape[0], y.shape[0 if transposed else 1])
+    return b.one("MatMul", [x, y, False, transposed], shape, x.dtype)
+
+
+def _batch_product(b: Builder, x: Edge, y: Edge, *, transposed: bool = False) -> Edge:
+    """Many products at once; both sides get the same leading dimensions."""
+    leading = broadcast(x.shape[:-2], y.shape[:-2])
+    x, y = (b.expand(edge, (*leading, *edge.shape[-2:])) for edge in (x, y))
+    shape = (*leading, x.shape[-2], y.shape[-2 if transposed else -1])
+    return b.one("BatchMatMul", [x, y, False, transposed], shape, x.dtype)
+
+
+def _attention(b: Builder, call: Call) -> Edge:
+    """Scores, scaled and masked, to weights, to the mean of the values."""
+    query, key, value, mask = call["query"], call["key"], call["value"], call["attn_mask"]
+    need(call["dropout_p"] == 0, "attention with dropout")
+    need(not call["enable_gqa"], "attention with fewer heads of keys than of queries")
+    scale = call["scale"] if call["scale"] is not None else query.shape[-1] ** -0.5
+    scores = _batch_product(b, query, key, transposed=True)
+    scores = scaled(b, scores, scale, scores.dtype)
+    if call["is_causal"]:
+        mask = b.held("causal", torch.ones(scores.shape[-2:], dtype=torch.bool).tril())
+    if mask is not None and mask.dtype == torch.bool:
+        # The smallest number, not minus infinity: its weight is zero too, and no row becomes a row of NaN.
+        least = b.constant(torch.finfo(scores.dtype).min, scores.dtype)
+        scores = b.one("Select", [b.expand(mask, scores.shape), scores, least], scores.shape, scores.dtype)
+    elif mask is not None:
+        scores = b.binary("Add", scores, mask, scores.dtype)
+    return _batch_product(b, b.like("Softmax", scores, (scores.rank - 1,)), value)
+
+
+def _embedding(b: Builder, call: Call) -> Edge:
+    return b.one("Gather", [call["weight"], call["indices"], 0, 0], call.shape, call.dtype)
+
+
+def _index_select(b: Builder, call: Call) -> Edge:
+    return b.one("Gather", [call.x, call["index"], call.dim(), 0], call.shape, call.dtype)
+
+
+TABLE: Table = {
+    "linear.default": _linear,
+    "addmm.default": _addmm,
+    "matmul.default": _matmul,
+    "mm.default": _matmul,
+    "bmm.default": _matmul,
+    "scaled_dot_product_attention.default": _attention,
+    "embedding.default": _embedding,
+    "index_select.default": _index_select,
+}
+"""torch's operator -> how it is said in MindSpore's primitives."""
