@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from milepost._version import __version__
-from milepost.engine.reader import Reader
+from milepost.engine.open_file import OpenFile
 from milepost.engine.writer import write
 from milepost.errors import MismatchError, SettingError
 from milepost.format.ckpt import plan
@@ -45,7 +45,7 @@ class Averaged:
 
 
 def average(
-    files: Sequence[Reader], output: str | os.PathLike[str], on_written: Callable[[int], object] = lambda _: None
+    files: Sequence[OpenFile], output: str | os.PathLike[str], on_written: Callable[[int], object] = lambda _: None
 ) -> Averaged:
     """Write the average of several networks, each weight summed up in double precision and rounded once.
 
@@ -66,11 +66,12 @@ def average(
     Example:
         >>> import tempfile, torch
         >>> from milepost import load_checkpoint, save_checkpoint
-        >>> storage = LocalStorage(tempfile.mkdtemp())
+        >>> from milepost.interop.files import open_file
+        >>> folder = tempfile.mkdtemp()
         >>> for name, value in (("a", 1.0), ("b", 2.0)):
-        ...     _ = save_checkpoint({"w": torch.tensor([value])}, storage.directory / name)
-        >>> with Reader(storage, "a.ckpt") as a, Reader(storage, "b.ckpt") as b:
-        ...     soup = average([a, b], storage.directory / "soup.ckpt")
+        ...     _ = save_checkpoint({"w": torch.tensor([value])}, f"{folder}/{name}.ckpt")
+        >>> with open_file(f"{folder}/a.ckpt") as a, open_file(f"{folder}/b.ckpt") as b:
+        ...     soup = average([a, b], f"{folder}/soup.ckpt")
         >>> load_checkpoint(soup.path)["w"]
         tensor([1.5000])
     """
@@ -101,7 +102,7 @@ def average(
     return Averaged(path, averaged, taken, [name for name in last.index.entries if name not in entries])
 
 
-def _check_alike(file: Reader, last: Reader, entries: dict[str, Entry]) -> None:
+def _check_alike(file: OpenFile, last: OpenFile, entries: dict[str, Entry]) -> None:
     own = {name: entry.spec for name, entry in file.index.entries.items() if entry.kind not in _LEFT_OUT}
     wanted = {name: entry.spec for name, entry in entries.items()}
     tied = {name: of for name, of in file.index.aliases.items() if of in own}
@@ -121,14 +122,14 @@ def _described(spec: ArraySpec | None) -> str:
     return "no such entry" if spec is None else f"{spec.dtype} {list(spec.shape)}"
 
 
-def _state(file: Reader) -> dict[str, object]:
+def _state(file: OpenFile) -> dict[str, object]:
     """What is a network's of the state: what `get_extra_state` of its modules returned."""
     state = file.index.metadata.get("state")
     return {key: each for key, each in state.items() if key.startswith("extra")} if isinstance(state, dict) else {}
 
 
 def _content(
-    files: Sequence[Reader], entry: Entry, taken: list[str], on_written: Callable[[int], object]
+    files: Sequence[OpenFile], entry: Entry, taken: list[str], on_written: Callable[[int], object]
 ) -> memoryview:
     name = entry.spec.name
     if entry.spec.dtype in FLOATS:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from milepost.engine.reader import Reader
+from milepost.engine.open_file import OpenFile
 from milepost.format.dtypes import DTYPES
 from milepost.format.spec import ArraySpec, Entry
 from milepost.values import decode, doubles
@@ -59,7 +59,7 @@ class Difference:
 
 
 def compare(
-    before: Reader, after: Reader, on_compared: Callable[[int], object] = lambda _: None
+    before: OpenFile, after: OpenFile, on_compared: Callable[[int], object] = lambda _: None
 ) -> Iterator[Difference]:
     """Give what became of every name of two files, in the first's order, then what was added.
 
@@ -74,11 +74,11 @@ def compare(
     Example:
         >>> import tempfile, torch
         >>> from milepost import save_checkpoint
-        >>> from milepost.storage.local import LocalStorage
-        >>> storage = LocalStorage(tempfile.mkdtemp())
+        >>> from milepost.interop.files import open_file
+        >>> folder = tempfile.mkdtemp()
         >>> for name, value in (("a", 1.0), ("b", 1.5)):
-        ...     _ = save_checkpoint({"w": torch.tensor([value, 2.0])}, storage.directory / name)
-        >>> with Reader(storage, "a.ckpt") as a, Reader(storage, "b.ckpt") as b:
+        ...     _ = save_checkpoint({"w": torch.tensor([value, 2.0])}, f"{folder}/{name}.ckpt")
+        >>> with open_file(f"{folder}/a.ckpt") as a, open_file(f"{folder}/b.ckpt") as b:
         ...     (found,) = compare(a, b)
         >>> found.status, found.drift.max_abs, found.drift.changed_share
         ('changed', 0.5, 0.5)
@@ -102,7 +102,7 @@ def compare(
         yield Difference(name, "added", None, after.entry(name))
 
 
-def _compared(name: str, before: Reader, after: Reader) -> Difference:
+def _compared(name: str, before: OpenFile, after: OpenFile) -> Difference:
     old, new = before.entry(name), after.entry(name)
     contents = before.read(name), after.read(name)
     if old.spec.dtype == new.spec.dtype and contents[0] == contents[1]:

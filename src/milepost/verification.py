@@ -8,11 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from milepost.engine.reader import Reader
+from milepost.engine.open_file import OpenFile
 from milepost.errors import CheckpointNotFoundError, MilepostError
+from milepost.interop.files import open_file
 from milepost.storage.local import LocalStorage
 
-SUFFIXES = (".ckpt",)
+SUFFIXES = (".ckpt", ".safetensors", ".pt", ".pth", ".bin")
 """How the files of a folder end that are checked."""
 
 _MOST_THREADS = 8
@@ -58,14 +59,20 @@ def files_in(path: str | os.PathLike[str]) -> list[Path]:
 
 
 def verify(
-    *paths: str | os.PathLike[str], threads: int | None = None, on_checked: Callable[[int], object] = lambda _: None
+    *paths: str | os.PathLike[str],
+    threads: int | None = None,
+    on_checked: Callable[[int], object] = lambda _: None,
+    open_with: Callable[[Path], OpenFile] = open_file,
 ) -> Iterator[Verdict]:
     """Check every byte of files, and of the checkpoints in folders; each verdict comes when its turn has come.
+
+    Files are of any kind that `milepost.interop.files.open_file` opens.
 
     Args:
         paths: Files and folders.
         threads: How many files are read at once; by default as many as there are processors, at most 8.
         on_checked: Is told, by any thread, of bytes that were checked.
+        open_with: Opens a file; one that is encrypted needs its key.
 
     Returns:
         A verdict for each file, in order. A file that is damaged, missing or something else is told of, not raised.
@@ -81,24 +88,26 @@ def verify(
         [('linear.ckpt', None)]
     """
     files = [file for path in paths for file in files_in(path)]
-    return _verify(files, threads or min(_MOST_THREADS, os.cpu_count() or 1), on_checked)
+    return _verify(files, threads or min(_MOST_THREADS, os.cpu_count() or 1), on_checked, open_with)
 
 
-def _verify(files: Iterable[Path], threads: int, on_checked: Callable[[int], object]) -> Iterator[Verdict]:
+def _verify(
+    files: Iterable[Path], threads: int, on_checked: Callable[[int], object], open_with: Callable[[Path], OpenFile]
+) -> Iterator[Verdict]:
     pool = ThreadPoolExecutor(threads)
     try:
-        yield from pool.map(lambda file: _verdict(file, on_checked), files)
+        yield from pool.map(lambda file: _verdict(file, on_checked, open_with), files)
     finally:  # also where nobody asks for the rest
         pool.shutdown(cancel_futures=True)
 
 
-def _verdict(path: Path, on_checked: Callable[[int], object]) -> Verdict:
+def _verdict(path: Path, on_checked: Callable[[int], object], open_with: Callable[[Path], OpenFile]) -> Verdict:
     entries, nbytes, has_checksums = 0, 0, False
     try:
-        with Reader(LocalStorage(path.parent), path.name) as reader:
-            entries, nbytes = len(reader.index.entries), reader.index.nbytes
-            has_checksums = all(entry.checksum is not None for entry in reader.index.entries.values())
-            reader.verify(on_checked)
+        with open_with(path) as file:
+            entries, nbytes = len(file.index.entries), file.index.nbytes
+            has_checksums = all(entry.checksum is not None for entry in file.index.entries.values())
+            file.verify(on_checked)
     except MilepostError as error:
         return Verdict(path, entries, nbytes, has_checksums, error)
     return Verdict(path, entries, nbytes, has_checksums, None)

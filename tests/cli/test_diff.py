@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from milepost import compare, save_checkpoint
-from milepost.engine.reader import Reader
-from milepost.storage.local import LocalStorage
+from milepost.interop.files import open_file
 
 
 @pytest.fixture
@@ -83,11 +82,10 @@ def test_lines_are_folded_and_show_the_farthest(milepost, saved):
         (torch.zeros(0), torch.zeros(0).half(), (0.0, math.nan, 0.0, 0.0)),
     ],
 )
-def test_values_at_the_edge_have_a_drift_too(milepost, saved, tmp_path, old, new, drift):
+def test_values_at_the_edge_have_a_drift_too(milepost, saved, old, new, drift):
     """Nothing, everything, not a number; what JSON has no number for is null."""
     paths = saved("a", w=old), saved("b", w=new)
-    storage = LocalStorage(tmp_path)
-    with Reader(storage, "a.ckpt") as before, Reader(storage, "b.ckpt") as after:
+    with open_file(paths[0]) as before, open_file(paths[1]) as after:
         (found,) = compare(before, after)
     figures = found.drift.relative_l2, found.drift.cosine, found.drift.max_abs, found.drift.changed_share
     assert figures == pytest.approx(drift, nan_ok=True)
@@ -96,15 +94,13 @@ def test_values_at_the_edge_have_a_drift_too(milepost, saved, tmp_path, old, new
     assert (facts["relative_l2"] is None) == (not math.isfinite(drift[0]))
 
 
-def test_blocks_make_no_difference(saved, tmp_path, monkeypatch):
+def test_blocks_make_no_difference(saved, monkeypatch):
     """Values are compared some at a time."""
-    saved("a", w=torch.arange(100.0))
-    saved("b", w=torch.arange(100.0).flip(0))
+    paths = saved("a", w=torch.arange(100.0)), saved("b", w=torch.arange(100.0).flip(0))
     found = []
     for block in (1, 7, 100, 1 << 20):
         monkeypatch.setattr("milepost.comparison._BLOCK", block)
-        storage = LocalStorage(tmp_path)
-        with Reader(storage, "a.ckpt") as before, Reader(storage, "b.ckpt") as after:
+        with open_file(paths[0]) as before, open_file(paths[1]) as after:
             found += [each.drift for each in compare(before, after)]
     assert all(each.relative_l2 == pytest.approx(found[0].relative_l2) for each in found)
     assert len({each.changed_share for each in found}) == 1

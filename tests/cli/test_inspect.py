@@ -17,7 +17,8 @@ def test_every_entry_is_in_the_json(milepost, runs):
         "checksum": by_name["head.weight"]["checksum"],
     }  # fmt: skip
     assert by_name["optimizer.head.weight.momentum_buffer"]["kind"] == "optimizer"
-    assert facts["writer"].startswith("milepost ")
+    assert facts["container"] == "milepost ckpt"
+    assert facts["metadata"]["writer"].startswith("milepost ")
     assert facts["metadata"]["epoch"] == 2
 
 

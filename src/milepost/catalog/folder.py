@@ -14,7 +14,7 @@ from milepost.catalog.facts import is_object
 from milepost.catalog.names import best_name, prefixes
 from milepost.catalog.records import Record, Unreadable, newest_first
 from milepost.errors import MilepostError
-from milepost.format.ckpt import read_metadata
+from milepost.format.containers import read_metadata
 from milepost.storage.base import Stat, Storage
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from milepost.cli.files import open_file
+from milepost.cli.files import Key, key_options
 from milepost.cli.output import Screen, cell, emit, examples, json_option, progress
 from milepost.folding import groups
 
@@ -19,8 +19,9 @@ from milepost.folding import groups
 )
 @click.argument("files", type=click.Path(path_type=Path), nargs=-1, required=True)
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The file to write, a .ckpt.")
+@key_options
 @json_option
-def command(files: tuple[Path, ...], output: Path, as_json: bool) -> None:
+def command(files: tuple[Path, ...], output: Path, key: Key, as_json: bool) -> None:
     """Write the average of the weights of two or more FILES of one architecture (a "model soup").
 
     Real numbers are averaged, in double precision; whole numbers, such as counters, are the last file's. Optimizer and
@@ -31,7 +32,7 @@ def command(files: tuple[Path, ...], output: Path, as_json: bool) -> None:
 
     out = Screen()
     with ExitStack() as stack:
-        readers = [stack.enter_context(open_file(file)) for file in files]
+        readers = [stack.enter_context(key.open_file(file)) for file in files]
         total = sum(entry.nbytes for entry in readers[-1].index.entries.values())
         with progress(out, "averaging", total) as on_written:
             done = average(readers, output, on_written)

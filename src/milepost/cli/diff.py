@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.table import Table
 
-from milepost.cli.files import open_file
+from milepost.cli.files import Key, key_options
 from milepost.cli.output import (
     DONE,
     FOUND,
@@ -39,8 +39,9 @@ if TYPE_CHECKING:
 @click.argument("before", type=click.Path(path_type=Path))
 @click.argument("after", type=click.Path(path_type=Path))
 @click.option("--all", "is_unfolded", is_flag=True, help="Every entry on a line of its own.")
+@key_options
 @json_option
-def command(before: Path, after: Path, is_unfolded: bool, as_json: bool) -> int:
+def command(before: Path, after: Path, is_unfolded: bool, key: Key, as_json: bool) -> int:
     """Compare the entries of two files: added, removed, reshaped, and how far values have moved, the farthest first.
 
     For each entry: the norm of the difference by the norm before (rel. L2), the cosine between the two, the largest
@@ -52,7 +53,7 @@ def command(before: Path, after: Path, is_unfolded: bool, as_json: bool) -> int:
     from milepost.comparison import compare
 
     out = Screen()
-    with open_file(before) as one, open_file(after) as other:
+    with key.open_file(before) as one, key.open_file(after) as other:
         total = sum(entry.nbytes for entry in one.index.entries.values())
         with progress(out, "comparing", total) as on_compared:
             found = list(compare(one, other, on_compared))

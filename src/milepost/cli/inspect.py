@@ -12,7 +12,7 @@ import click
 from rich.table import Table
 
 from milepost.catalog.facts import are_metrics, is_count, is_number, is_object, metrics_of_json
-from milepost.cli.files import open_file
+from milepost.cli.files import Key, key_options
 from milepost.cli.output import (
     Screen,
     age,
@@ -37,34 +37,27 @@ from milepost.format.spec import KINDS, Entry, Index
 )
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--all", "is_unfolded", is_flag=True, help="Every entry on a line of its own, in the file's order.")
+@key_options
 @json_option
-def command(file: Path, is_unfolded: bool, as_json: bool) -> None:
+def command(file: Path, is_unfolded: bool, key: Key, as_json: bool) -> None:
     """Show what is in FILE: who wrote it and when, and the tree of its entries with kind, dtype, shape and size.
 
     Names that differ in their numbers only are one line: layer*.*.conv*.weight. Contents are not read;
     `milepost verify` does that.
     """
-    with open_file(file) as reader:
-        index = reader.index
+    with key.open_file(file) as reader:
+        index, container = reader.index, reader.container
     if as_json:
-        emit(_facts(file, index))
+        emit(_facts(file, index, container))
     else:
-        _print(file, index, is_unfolded)
+        _print(file, index, container, is_unfolded)
 
 
-def writer(index: Index) -> str:
-    """Who wrote a file, as far as it tells."""
-    named = index.metadata.get("writer")
-    if isinstance(named, str):
-        return named
-    return "MindSpore, or another program that writes its format" if index.profile is None else "unknown"
-
-
-def _facts(file: Path, index: Index) -> dict[str, Any]:
+def _facts(file: Path, index: Index, container: str) -> dict[str, Any]:
     return {
         "file": str(file),
         "nbytes": index.nbytes,
-        "writer": writer(index),
+        "container": container,
         "profile": index.profile,
         "metadata": dict(index.metadata),
         "entries": [
@@ -82,23 +75,22 @@ def _facts(file: Path, index: Index) -> dict[str, Any]:
     }
 
 
-def _print(file: Path, index: Index, is_unfolded: bool) -> None:
+def _print(file: Path, index: Index, container: str, is_unfolded: bool) -> None:
     out = Screen()
     out.print(cell(file, "bold"))
-    rows = table("", "<", **{"": ""})
-    rows.show_header = False
-    for name, text in _about(index):
-        rows.add_row(cell(name, "dim"), cell(text))
-    out.print(rows)
+    for name, text in _about(index, container):
+        out.print(cell(f"{name:<11}", "dim"), cell(text))
     out.print()
     out.print(_every_entry(index) if is_unfolded else _folded(index))
 
 
-def _about(index: Index) -> Iterable[tuple[str, str]]:
+def _about(index: Index, container: str) -> Iterable[tuple[str, str]]:
     """What the metadata tells, as far as it is what Milepost writes there."""
     facts = index.metadata
-    version = "" if index.profile is None else f", format version {index.profile}"
-    yield "written by", writer(index) + version
+    version = "" if index.profile is None else f", version {index.profile} of the format"
+    yield "kind", container + version
+    if isinstance(facts.get("writer"), str):
+        yield "written by", facts["writer"]
     time_saved: Any = facts.get("time")
     run: Any = facts.get("run")
     metrics: Any = facts.get("metrics")
@@ -117,8 +109,12 @@ def _about(index: Index) -> Iterable[tuple[str, str]]:
         yield "state of", ", ".join(_states(facts["state"]))
     known = {"writer", "time", "run", "epoch", "step", "steps_per_epoch", "global_step", "metrics", "state"}
     for key, value in facts.items():
-        if key not in known | {"history", "epoch_done"}:
+        if key not in known | {"history", "epoch_done", "tree"}:
             yield key, f"{value!r:.200}"
+    if is_object(facts.get("tree")):  # what a file of torch holds, with references to the entries
+        beside = {key: value for key, value in facts["tree"].items() if isinstance(value, str | int | float)}
+        if beside:
+            yield "beside", ", ".join(f"{key} {value!r:.40}" for key, value in beside.items())
     count, aliases = len(index.entries), len(index.aliases)
     yield "size", f"{size(index.nbytes)}, {count:,} entries" + (f", {aliases:,} further names" if aliases else "")
 

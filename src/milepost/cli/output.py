@@ -46,6 +46,15 @@ class Screen(Console):
         width = None if sys.stdout.isatty() or os.environ.get("COLUMNS") else _WIDE
         super().__init__(markup=False, emoji=False, highlight=False, width=width)
 
+    def print(self, *objects: Any, **settings: Any) -> None:
+        """Print; in a file or a pipe, lines do not end in blanks."""
+        if self.is_terminal:
+            super().print(*objects, **settings)
+            return
+        with self.capture() as captured:
+            super().print(*objects, **settings)
+        self.file.writelines(f"{line.rstrip()}\n" for line in captured.get().splitlines())
+
     def on_broken_pipe(self) -> None:
         """Leave it to `app`, which knows the exit code."""
         raise BrokenPipeError

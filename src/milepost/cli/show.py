@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from milepost.cli.files import open_file
+from milepost.cli.files import Key, key_options
 from milepost.cli.output import Screen, cell, emit, examples, figure, json_option, plain, shape, size, table
 from milepost.errors import SettingError
 from milepost.format.ckpt import decode_text
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from milepost.engine.reader import Reader
+    from milepost.engine.open_file import OpenFile
     from milepost.format.spec import Entry
     from milepost.statistics import Statistics
 
@@ -40,8 +40,9 @@ _PART = re.compile(r"\s*(?:(?P<index>-?\d+)|(?P<start>-?\d+)?\s*:\s*(?P<stop>-?\
 @click.argument("file", type=click.Path(path_type=Path))
 @click.argument("name")
 @click.option("--slice", "text", metavar="SLICE", help='Print these values too, as NumPy would: "0, :5" or "::100".')
+@key_options
 @json_option
-def command(file: Path, name: str, text: str | None, as_json: bool) -> None:
+def command(file: Path, name: str, text: str | None, key: Key, as_json: bool) -> None:
     """Show the entry NAME of FILE: its shape and dtype, statistics and a histogram of its values, or its text.
 
     The content is read and checked. `milepost inspect --all FILE` lists the names.
@@ -49,7 +50,7 @@ def command(file: Path, name: str, text: str | None, as_json: bool) -> None:
     from milepost.statistics import describe
     from milepost.values import decode
 
-    with open_file(file) as reader:
+    with key.open_file(file) as reader:
         entry = _entry(reader, name)
         content = reader.read(name)
     facts: dict[str, Any] = {
@@ -71,7 +72,7 @@ def command(file: Path, name: str, text: str | None, as_json: bool) -> None:
         _print(file, name, entry, None, found, part)
 
 
-def _entry(reader: Reader, name: str) -> Entry:
+def _entry(reader: OpenFile, name: str) -> Entry:
     known = [*reader.index.entries, *reader.index.aliases]
     if name in known:
         return reader.entry(name)

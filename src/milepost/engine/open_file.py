@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol
 
@@ -35,8 +36,8 @@ class OpenFile(Protocol):
     def check(self, name: str) -> None:
         """Check the content of `name` without keeping it."""
 
-    def verify(self) -> None:
-        """Check every byte of the file, as far as the file tells what it should be."""
+    def verify(self, on_checked: Callable[[int], object] = ...) -> None:
+        """Check every byte of the file, as far as the file tells what it should be; tell of the bytes of each entry."""
 
     def close(self) -> None:
         """Close the file."""

@@ -113,10 +113,10 @@ class ShardedFile:
         """Check the content of `name` without keeping it."""
         self._shard(name).check(self.entry(name).spec.name)
 
-    def verify(self) -> None:
+    def verify(self, on_checked: Callable[[int], object] = lambda _: None) -> None:
         """Check every byte of every shard, as far as they tell what it should be."""
         for shard in dict.fromkeys(self._shards.values()):
-            shard.verify()
+            shard.verify(on_checked)
 
     def close(self) -> None:
         """Close all shards."""

@@ -11,7 +11,7 @@ import re
 import warnings
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -192,15 +192,16 @@ class TorchFile:
         """Check the content of `name` without keeping it."""
         self._content(name)
 
-    def verify(self) -> None:
+    def verify(self, on_checked: Callable[[int], object] = lambda _: None) -> None:
         """Check the CRC-32 of everything in a zip archive, and the checksums where the file is Milepost's."""
         if self._is_zip:
             with self._sound(), zipfile.ZipFile(self._path) as archive:
                 broken = archive.testzip()
             if broken is not None:
                 raise self._damaged(f"{broken} with another CRC-32", "the one that it was saved with")
-        for name in self.index.entries:
+        for name, entry in self.index.entries.items():
             self.check(name)
+            on_checked(entry.nbytes)
 
     def close(self) -> None:
         """Let go of the tensors, and with them of the file."""
