@@ -15,7 +15,8 @@ from typing import Any
 
 from milepost.format import schema, wire
 from milepost.format.ckpt import Checksum
-from milepost.format.scan import CRC_MAGIC, CRC_NBYTES
+from milepost.format.crc import MAGIC as CRC_MAGIC
+from milepost.format.crc import NBYTES as CRC_NBYTES
 
 NUMBERS = (
     0,

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NoReturn, cast
+from typing import Any, Literal, NoReturn, cast
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from milepost.errors import (
     SettingError,
     SettingTypeError,
 )
-from milepost.format.ckpt import plan
+from milepost.format.containers import PLAIN, Packaging
 from milepost.format.encryption import DEFAULT as DEFAULT_MODE
 from milepost.interop.files import open_file
 from milepost.interop.mindspore import loading
@@ -38,7 +38,6 @@ from milepost.state.values import unpack
 from milepost.storage.base import Stat, Storage
 from milepost.storage.local import LocalStorage
 
-SUFFIX = ".ckpt"
 NETWORK_KINDS = frozenset({"parameter", "buffer", "unknown"})
 """Kinds of entries that a network is loaded from; files without kinds may hold anything, so those are tried too."""
 
@@ -48,6 +47,10 @@ def save_checkpoint(
     ckpt_file_name: str | os.PathLike[str],
     append_dict: Mapping[str, Any] | None = None,
     *,
+    format: Literal["ckpt", "safetensors"] = "ckpt",
+    enc_key: bytes | None = None,
+    enc_mode: str = DEFAULT_MODE,
+    crc_check: bool = False,
     durable: bool = True,
 ) -> Path:
     """Save parameters to a file that Milepost and MindSpore read; it is durable when the call returns.
@@ -55,10 +58,14 @@ def save_checkpoint(
     Args:
         save_obj: A module (parameters and persistent buffers), a mapping name -> value, or a list of
             ``{"name": ..., "data": ...}``. Values are tensors, NumPy arrays, numbers, bools or texts.
-        ckpt_file_name: The file; ``.ckpt`` is appended where it is missing. A file of that name is replaced in one
-            step.
+        ckpt_file_name: The file; ``.ckpt`` (or ``.safetensors``) is appended where it is missing. A file of that name
+            is replaced in one step.
         append_dict: More values, stored after the others, e.g. ``{"epoch_num": 3, "note": "warm"}``. A number is
             stored as a 64-bit scalar.
+        format: ``ckpt``, or ``safetensors``: `docs/format.md` says what of it other readers see.
+        enc_key: The key to encrypt a `.ckpt` with, 16, 24 or 32 bytes, as MindSpore does it.
+        enc_mode: How it is encrypted: ``AES-GCM``, which tells of every bit that is changed; ``AES-CBC``, ``SM4-CBC``.
+        crc_check: Whether to add the CRC-32 that MindSpore checks; Milepost's own checksums are always there.
         durable: Whether to return only when the file would survive a power cut. Without, it takes as long as memory
             and not as long as the disk; it is never half there for other processes, or after a kill, all the same.
 
@@ -67,6 +74,7 @@ def save_checkpoint(
 
     Raises:
         UnsupportedStateError: A value cannot be stored; nothing is written.
+        SettingError: Settings that cannot be meant, or exclude each other; nothing is written.
         SaveError: The file system refused; a file of that name is as before.
 
     Example:
@@ -76,9 +84,10 @@ def save_checkpoint(
         >>> path.name, sorted(load_checkpoint(path))
         ('linear.ckpt', ['bias', 'epoch_num', 'weight'])
     """
+    packaging = Packaging(format, enc_key, enc_mode, crc_check)
     path = _path(ckpt_file_name)
-    if path.suffix != SUFFIX:
-        path = path.with_name(path.name + SUFFIX)
+    if path.suffix != f".{packaging.format}":
+        path = path.with_name(f"{path.name}.{packaging.format}")
     snapshot = Snapshot()
     facts: dict[str, Any] = {}
     if isinstance(save_obj, nn.Module):
@@ -97,7 +106,7 @@ def save_checkpoint(
         )
     for name, value in (append_dict or {}).items():
         _keep(snapshot, name, "appended", value)
-    store(LocalStorage(path.parent), path.name, snapshot, facts, is_durable=durable)
+    store(LocalStorage(path.parent), path.name, snapshot, facts, packaging, is_durable=durable)
     return path
 
 
@@ -359,12 +368,18 @@ def _source(parameters: Mapping[str, Any], part: str) -> tuple[modules.Source, C
 
 
 def store(
-    storage: Storage, name: str, snapshot: Snapshot, facts: Mapping[str, Any], *, is_durable: bool = True
+    storage: Storage,
+    name: str,
+    snapshot: Snapshot,
+    facts: Mapping[str, Any],
+    packaging: Packaging = PLAIN,
+    *,
+    is_durable: bool = True,
 ) -> Stat:
     """Write a snapshot with `facts` (JSON) as its metadata; durable when the call returns, unless it need not be."""
     metadata = {"writer": f"milepost {__version__}", **facts, "state": snapshot.state}
-    planned = plan(list(snapshot.arrays.values()), metadata, snapshot.aliases)
-    return write(storage, name, planned, is_durable=is_durable)
+    layout = packaging.lay_out(list(snapshot.arrays.values()), metadata, snapshot.aliases)
+    return write(storage, name, layout, is_durable=is_durable)
 
 
 def open_checkpoint(storage: Storage, name: str) -> Parameters:

@@ -29,11 +29,15 @@ def mindspore_python() -> Path:
 @pytest.fixture(scope="session")
 def read_with_mindspore(
     mindspore_python: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[Iterable[Path]], list[dict[str, Any]]]:
-    """Paths -> what MindSpore finds in each (see read_with_mindspore.py); one process for all, for it starts slowly."""
+) -> Callable[[Iterable[Path | dict[str, Any]]], list[dict[str, Any]]]:
+    """Paths -> what MindSpore finds in each (see read_with_mindspore.py); one process for all, for it starts slowly.
 
-    def read(paths: Iterable[Path]) -> list[dict[str, Any]]:
-        command = [mindspore_python, READER, *(Path(path).resolve() for path in paths)]
+    In place of a path there may be the settings of its `load_checkpoint`.
+    """
+
+    def read(files: Iterable[Path | dict[str, Any]]) -> list[dict[str, Any]]:
+        arguments = [json.dumps(file) if isinstance(file, dict) else Path(file).resolve() for file in files]
+        command = [mindspore_python, READER, *arguments]
         scratch = tmp_path_factory.mktemp("mindspore")  # it leaves files where it runs
         done = subprocess.run(command, cwd=scratch, check=False, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr

@@ -13,7 +13,7 @@ from typing import Any
 import xxhash
 
 from milepost.errors import DamagedCheckpointError, NotACheckpointError, SettingError, UnsupportedStateError
-from milepost.format import rows, schema, strict_json
+from milepost.format import crc, rows, schema, strict_json
 from milepost.format.dtypes import DTYPES
 from milepost.format.scan import scan
 from milepost.format.spec import KINDS, Array, ArraySpec, Extent, Index, Source
@@ -430,6 +430,7 @@ def verify_framing(source: Source, index: Index, where: str) -> None:
         offset = place[0] + place[1]
     if offset != frame.end:
         raise damaged(where, offset, f"{frame.end - offset} bytes before the footer", "none")
+    crc.check(source, where)
 
 
 def _expect(source: Source, where: str, head: bytes, begin: int, end: int) -> None:
@@ -460,7 +461,11 @@ def _read_frame(source: Source, where: str) -> _Frame | None:
     """Read and check header and footer; None for a file that has neither, MindSpore's or somebody else's."""
     nbytes = source.nbytes
     head = source.read(0, min(nbytes, schema.HEADER_NBYTES))
-    tail = source.read(max(0, nbytes - schema.FOOTER_NBYTES), min(nbytes, schema.FOOTER_NBYTES))
+    behind = min(nbytes, schema.FOOTER_NBYTES + crc.NBYTES)
+    tail = source.read(nbytes - behind, behind)
+    if crc.is_trailer(tail[-crc.NBYTES :]):
+        nbytes, tail = nbytes - crc.NBYTES, tail[: -crc.NBYTES]
+    tail = tail[-schema.FOOTER_NBYTES :]
     has_header = head.startswith(schema.HEADER_HEAD + schema.MAGIC)
     has_footer = tail.endswith(schema.MAGIC)
     if not has_header and not has_footer:

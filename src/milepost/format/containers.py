@@ -1,12 +1,15 @@
-"""Which format a file has, told by its bytes and not by its name, and the one way to read the index of any of them."""
+"""Which format a file has, told by its bytes and not by its name, and which it is to have. Paths are not known here."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-from milepost.errors import DecryptionError
+from milepost.errors import DecryptionError, SettingError, SettingTypeError
 from milepost.format import ckpt, encryption, safetensors
-from milepost.format.spec import Index, Source
+from milepost.format.crc import WithCrc
+from milepost.format.spec import Array, Index, Layout, Source
 
 
 def read_index(source: Source, where: str) -> Index:
@@ -51,3 +54,62 @@ def verify_framing(source: Source, index: Index, where: str) -> None:
     # Of a safetensors file this is the header, which was checked when it was read.
     if not safetensors.is_one(source):
         ckpt.verify_framing(source, index, where)
+
+
+FORMATS = ("ckpt", "safetensors")
+"""What a `Packaging` can lay out, by the ending of the files' names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Packaging:
+    """In which format arrays are written, and what goes around them.
+
+    Args:
+        format: ``ckpt`` or ``safetensors``.
+        enc_key: The key to encrypt a `.ckpt` with: 16, 24 or 32 bytes (SM4: 16).
+        enc_mode: How: ``AES-GCM``, ``AES-CBC`` or ``SM4-CBC``.
+        crc_check: Whether to add the CRC-32 that MindSpore checks.
+
+    Raises:
+        SettingError: A setting that cannot be meant, or two that exclude each other.
+        MissingExtraError: There is a key, and the package `cryptography` is not installed.
+    """
+
+    format: Literal["ckpt", "safetensors"] = "ckpt"
+    enc_key: bytes | None = field(default=None, repr=False)
+    enc_mode: str = encryption.DEFAULT
+    crc_check: bool = False
+
+    def __post_init__(self) -> None:
+        if self.format not in FORMATS:
+            raise SettingError(
+                "format",
+                found=repr(self.format),
+                expected="one of " + ", ".join(FORMATS),
+                remedy="Choose one of these.",
+            )
+        if not isinstance(self.crc_check, bool):
+            raise SettingTypeError("crc_check", found=repr(self.crc_check), expected="a bool", remedy="Give True.")
+        if self.enc_key is None:
+            return
+        encryption.checked_mode(self.enc_key, self.enc_mode, "enc")
+        if self.crc_check or self.format != "ckpt":
+            raise SettingError(
+                "enc_key",
+                found="crc_check beside it" if self.crc_check else f"the format {self.format}",
+                expected="a .ckpt without crc_check: MindSpore opens no encrypted file of another kind",
+                remedy="Leave out one of the two; AES-GCM finds each changed bit without a CRC.",
+            )
+
+    def lay_out(self, arrays: Sequence[Array], metadata: Mapping[str, Any], aliases: Mapping[str, str]) -> Layout:
+        """Lay out a file, as `ckpt.plan` and `safetensors.plan` do, with the same errors."""
+        if self.format == "safetensors":
+            return safetensors.plan(arrays, metadata, aliases, crc=self.crc_check)
+        layout: Layout = ckpt.plan(arrays, metadata, aliases)
+        if self.enc_key is not None:
+            return encryption.Encrypted(layout, self.enc_key, self.enc_mode)
+        return WithCrc(layout) if self.crc_check else layout
+
+
+PLAIN = Packaging()
+"""A `.ckpt` with nothing around it."""

@@ -7,7 +7,7 @@ place for stands in its ``__metadata__`` (`companion`), as docs/format.md specif
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,9 @@ HEADER_LIMIT = 100_000_000
 METADATA = "__metadata__"
 CRC = "crc_num"
 """Under this MindSpore keeps the CRC-32 (zlib's) of all names and contents, in the order of the names, in decimal."""
+
+ZEROS_LIMIT = 1 << 30
+"""How many bytes a single number may stand for in that CRC-32; MindSpore has them all in memory."""
 
 
 def is_one(source: Source) -> bool:
@@ -136,13 +139,30 @@ def _stored_as(spec: ArraySpec, nbytes: int) -> tuple[str, tuple[int, ...]]:
 
 def _check_crc(source: Source, where: str, entries: Mapping[str, Entry], expected: str) -> None:
     crc = 0
-    for name in sorted(entries):
-        crc = zlib.crc32(name.encode(), crc)
-        (extent,) = entries[name].extents
-        for offset in range(extent.offset, extent.offset + extent.length, BLOCK_NBYTES):
-            crc = zlib.crc32(source.read(offset, min(BLOCK_NBYTES, extent.offset + extent.length - offset)), crc)
+    for _, entry in sorted(entries.items()):
+        (extent,) = entry.extents
+        blocks = (
+            source.read(offset, min(BLOCK_NBYTES, extent.offset + extent.length - offset))
+            for offset in range(extent.offset, extent.offset + extent.length, BLOCK_NBYTES)
+        )
+        crc = _crc_of(entry.spec, blocks, crc)
     if str(crc) != expected:
         raise _broken(where, f"names and contents with the CRC-32 {crc}", f"{expected:.20}, as saved")
+
+
+def _crc_of(spec: ArraySpec, blocks: Iterable[bytes | memoryview], crc: int) -> int:
+    """Go on with MindSpore's CRC-32, by a name and a content."""
+    crc = zlib.crc32(spec.name.encode(), crc)
+    if spec.shape == () and spec.dtype.startswith(("int", "uint")):
+        # MindSpore takes bytes(array), which of a whole number n, a scalar, are n zeros.
+        content = b"".join(blocks)
+        number = int.from_bytes(content, "little", signed=spec.dtype.startswith("int"))
+        is_hashed_so = 0 <= number <= ZEROS_LIMIT
+        blocks = (bytes(min(BLOCK_NBYTES, number - at)) for at in range(0, number, BLOCK_NBYTES))
+        blocks = blocks if is_hashed_so else (content,)
+    for block in blocks:
+        crc = zlib.crc32(block, crc)
+    return crc
 
 
 def _broken(where: str, found: str, expected: str) -> DamagedCheckpointError:
@@ -295,7 +315,7 @@ class Plan:
         for part in sorted(self._parts, key=lambda part: part.spec.name):
             known = part.array.checksum
             if self._has_crc:
-                crc = zlib.crc32(part.take(), zlib.crc32(part.spec.name.encode(), crc))
+                crc = _crc_of(part.spec, (part.take(),), crc)
             found[part.spec.name] = Checksum.of(part.take()) if known is None else known
         return {part.spec.name: found[part.spec.name] for part in self._parts}, str(crc) if self._has_crc else None
 

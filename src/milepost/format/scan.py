@@ -6,20 +6,15 @@ itself takes a content that is too short or too long without a word.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator
 from itertools import groupby
 from typing import NamedTuple
 
 from milepost.errors import DamagedCheckpointError, NotACheckpointError
-from milepost.format import schema
+from milepost.format import crc, schema
 from milepost.format.dtypes import DType, from_ckpt
 from milepost.format.spec import ArraySpec, Entry, Extent, Index, Source
 from milepost.format.wire import BYTES, VARINT, Field, Window, damaged, fields
-
-CRC_MAGIC = b"crc_num"
-CRC_NBYTES = len(CRC_MAGIC) + 10
-"""MindSpore's trailer: the magic, then the CRC-32 (zlib's) of all before it as ten bytes, big-endian."""
 
 TEXT_LIMIT = 1 << 20
 """Bytes of a tag or type; a file that claims more only costs time."""
@@ -50,9 +45,7 @@ def scan(source: Source, where: str) -> Index:
     if nbytes == 0:
         raise _not_a_checkpoint(where, "an empty file")
     start = source.read(0, min(nbytes, 16))
-    tail = source.read(nbytes - CRC_NBYTES, CRC_NBYTES) if nbytes > CRC_NBYTES else b""
-    has_crc = tail.startswith(CRC_MAGIC)
-    end = nbytes - CRC_NBYTES if has_crc else nbytes
+    end = crc.end_of(source)
     entries: dict[str, Entry] = {}
     try:
         for entry in _entries(Window(source, where, end)):
@@ -65,8 +58,7 @@ def scan(source: Source, where: str) -> Index:
         raise _not_a_checkpoint(where, *_kind_of(start)) from error
     if not entries:
         raise _not_a_checkpoint(where, "a file without any entry")
-    if has_crc:
-        _check_crc(source, where, end, int.from_bytes(tail[len(CRC_MAGIC) :], "big"))
+    crc.check(source, where)
     return Index(entries, {}, {}, nbytes, None, "mindspore ckpt")
 
 
@@ -85,14 +77,6 @@ def _kind_of(start: bytes) -> tuple[str, str]:
 
 def _not_a_checkpoint(where: str, found: str, remedy: str = _CHECK) -> NotACheckpointError:
     return NotACheckpointError(where, found=found, expected="a .ckpt file of Milepost's or MindSpore's", remedy=remedy)
-
-
-def _check_crc(source: Source, where: str, end: int, expected: int) -> None:
-    crc, block = 0, 4 << 20
-    for offset in range(0, end, block):
-        crc = zlib.crc32(source.read(offset, min(block, end - offset)), crc)
-    if crc != expected:
-        raise damaged(where, end, f"contents with the CRC-32 {crc:08x}", f"{expected:08x}, as saved")
 
 
 class _Record(NamedTuple):
