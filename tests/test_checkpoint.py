@@ -132,6 +132,93 @@ def test_a_save_that_need_not_be_durable_is_a_whole_file_all_the_same(path, monk
     assert os.listdir(path.parent) == [path.name]
 
 
+def test_mapped_tensors_are_the_files_bytes_and_safe_to_write_to(path):
+    """What is written to one stays in this process; the file, and who else maps it, see nothing of it."""
+    saved = {
+        "w": torch.arange(5000.0),
+        "b": torch.ones(3, dtype=torch.bfloat16),
+        "empty": torch.ones(2, 0),
+        "s": "text",
+    }
+    save_checkpoint(saved, path)
+    before = path.read_bytes()
+    with load_checkpoint(path, mmap=True) as first, load_checkpoint(path, mmap=True) as second:
+        mine, others = first["w"], second["w"]
+        assert torch.equal(mine, saved["w"])
+        mine.zero_()
+        assert torch.equal(others, saved["w"])
+        assert (first["b"].tolist(), first["empty"].shape, first["s"]) == ([1.0] * 3, (2, 0), "text")
+    assert torch.equal(mine, torch.zeros(5000))
+    assert path.read_bytes() == before
+
+
+def test_mapped_tensors_outlive_their_file_and_its_name(path):
+    """The file that was mapped stays for them, when another takes its name, and when it is closed and removed."""
+    save_checkpoint({"w": torch.arange(5000.0)}, path)
+    with load_checkpoint(path, mmap=True) as opened:
+        weight = opened["w"]
+        save_checkpoint({"w": torch.zeros(9)}, path)
+        path.unlink()
+    assert torch.equal(weight, torch.arange(5000.0))
+
+
+def test_mapped_tensors_cost_no_memory_of_their_own(path):
+    """All of them lie in one map; their addresses are as far from each other as their places in the file."""
+    save_checkpoint({"a": torch.arange(5000.0), "b": torch.arange(5000.0)}, path)
+    with load_checkpoint(path, mmap=True) as opened:
+        entries = opened._reader.index.entries
+        apart = entries["b"].extents[0].offset - entries["a"].extents[0].offset
+        assert opened["b"].data_ptr() - opened["a"].data_ptr() == apart
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_a_content_is_compared_with_its_checksum_unless_that_is_not_wanted(path, mapped):
+    """Mapped or not, alone or into a network; the index is checked in any case."""
+    net = nn.Linear(3, 2)
+    save_checkpoint(net, path)
+    raw = bytearray(path.read_bytes())
+    raw[raw.index(net.weight.detach().numpy().tobytes())] ^= 1
+    path.write_bytes(raw)
+    with load_checkpoint(path, mmap=mapped) as opened:
+        assert torch.equal(opened["bias"], net.bias)
+        with pytest.raises(DamagedCheckpointError, match="entry 'weight'"):
+            opened["weight"]
+    with load_checkpoint(path, net=nn.Linear(3, 2), mmap=mapped, verify=False) as opened:
+        assert (opened["weight"] != net.weight).sum() == 1
+    raw[-100] ^= 1
+    path.write_bytes(raw)
+    with pytest.raises(DamagedCheckpointError):
+        load_checkpoint(path, mmap=mapped, verify=False)
+
+
+def test_a_slice_of_a_mapped_tensor_reads_no_more_than_that(path):
+    """Damage elsewhere in the tensor is not even looked at."""
+    save_checkpoint({"w": torch.arange(1 << 20).reshape(1024, 1024)}, path)
+    with open(path, "r+b") as file:
+        file.seek(4 << 20)
+        file.write(b"damage")
+    with load_checkpoint(path, mmap=True, verify=False) as opened:
+        assert opened["w"][7, :3].tolist() == [7168, 7169, 7170]
+
+
+def test_large_entries_are_loaded_side_by_side_and_small_ones_in_turn(path):
+    """Both are what was saved; a damaged one among them is named, and nothing has changed."""
+    sizes = [10, 600_000, 0, 300_000, 7, 400_000]
+    saved = nn.ParameterDict({f"w{place}": nn.Parameter(torch.rand(size)) for place, size in enumerate(sizes)})
+    save_checkpoint(saved, path)
+    net = nn.ParameterDict({name: nn.Parameter(torch.full_like(value, -1.0)) for name, value in saved.items()})
+    load_checkpoint(path, net=net)
+    assert all(torch.equal(net[name], saved[name]) for name in saved)
+    raw = bytearray(path.read_bytes())
+    raw[raw.index(saved["w3"].detach().numpy().tobytes()) + 1_000_000] ^= 1
+    path.write_bytes(raw)
+    for value in net.parameters():
+        value.detach().fill_(-1.0)
+    with pytest.raises(DamagedCheckpointError, match="entry 'w3'"):
+        load_checkpoint(path, net=net)
+    assert all((value == -1.0).all() for value in net.parameters())
+
+
 def test_the_suffix_is_added_where_it_is_missing(tmp_path):
     """Dots of the name are kept."""
     assert save_checkpoint({"a": torch.ones(1)}, tmp_path / "model-0.5").name == "model-0.5.ckpt"

@@ -123,6 +123,8 @@ def load_checkpoint(
     rename: Mapping[str, str] | Callable[[str], str] | None = None,
     ignore_mismatched: bool = False,
     map_location: str | torch.device | None = None,
+    mmap: bool = False,
+    verify: bool = True,
 ) -> Parameters:
     """Open a checkpoint of Milepost, MindSpore or PyTorch and, if a network is given, load it.
 
@@ -140,6 +142,12 @@ def load_checkpoint(
         ignore_mismatched: For the network, as `load_param_into_net`.
         map_location: The device of the mapping's tensors and of a network on the meta device; by default the CPU. A
             network that has memory stays where it is.
+        mmap: Whether the mapping's tensors lie in a map of the file instead of memory of their own: they cost nothing
+            until they are looked at, and what is written to them stays in this process. The map is safe from the file
+            being replaced or removed, but not from being cut short in place, which would end the process. Contents
+            that do not lie in the file as in memory (MindSpore does not align them) are read.
+        verify: Whether every content is compared with its checksum when it is taken. Without, and mapped, only those
+            pages of a tensor are read that are looked at: ``load_checkpoint(path, mmap=True, verify=False)["w"][:10]``.
 
     Returns:
         The parameters by name; with a network, their `report` says what was loaded.
@@ -165,7 +173,7 @@ def load_checkpoint(
     if not isinstance(part, str):
         raise SettingTypeError("part", found=repr(part), expected="a name", remedy="Leave it out for the network.")
     device = _device(map_location)
-    parameters = Parameters(open_file(path, dec_key=dec_key, dec_mode=dec_mode))
+    parameters = Parameters(open_file(path, dec_key=dec_key, dec_mode=dec_mode, verify=verify), is_mapped=mmap)
     parameters.device = device
     if part:
         parameters = parameters.part(part)
@@ -382,9 +390,9 @@ def store(
     return write(storage, name, layout, is_durable=is_durable)
 
 
-def open_checkpoint(storage: Storage, name: str) -> Parameters:
+def open_checkpoint(storage: Storage, name: str, *, mmap: bool = False, verify: bool = True) -> Parameters:
     """Open a checkpoint of a storage."""
-    return Parameters(Reader(storage, name))
+    return Parameters(Reader(storage, name, verify=verify), is_mapped=mmap)
 
 
 def _path(value: object) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, NoReturn
 
@@ -13,6 +14,7 @@ import torch
 from milepost.engine.open_file import OpenFile
 from milepost.errors import DamagedCheckpointError, MilepostError, NothingLoadedError
 from milepost.format.ckpt import decode_text
+from milepost.format.spec import ArraySpec
 from milepost.state import modules, optimizers
 from milepost.state.report import LoadReport, fold
 from milepost.state.tensors import as_value, bytes_of, empty, fills_from
@@ -35,9 +37,10 @@ class Parameters(MutableMapping[str, "torch.Tensor | str"]):
         beside: What is in the file beside the names, by the name in it of the entry that holds the content.
     """
 
-    def __init__(self, reader: OpenFile) -> None:
+    def __init__(self, reader: OpenFile, *, is_mapped: bool = False) -> None:
         index = reader.index
         self._reader = reader
+        self._is_mapped = is_mapped
         # Tied names share one key, and so one tensor, as they did when they were saved.
         keys = {name: index.aliases.get(name, name) for name in [*index.entries, *index.aliases]}
         self.beside = {name: key for name, key in keys.items() if index.entries[key].kind == modules.EXTRA}
@@ -89,8 +92,10 @@ class Parameters(MutableMapping[str, "torch.Tensor | str"]):
         entry = self._reader.entry(name)
         if entry.spec.dtype == "str":
             return decode_text(self._reader.read(name), f"{self.where}, entry {name!r}")
-        tensor = empty(self.where, entry.spec)
-        self._reader.read_into(name, bytes_of(tensor))
+        tensor = self._mapped(name, entry.spec) if self._is_mapped else None
+        if tensor is None:
+            tensor = empty(self.where, entry.spec)
+            self._reader.read_into(name, bytes_of(tensor))
         if tensor.dtype == torch.bool and tensor.numel() and tensor.view(torch.uint8).max() > 1:
             raise DamagedCheckpointError(
                 f"{self.where}, entry {name!r}",
@@ -99,6 +104,12 @@ class Parameters(MutableMapping[str, "torch.Tensor | str"]):
                 remedy="The file was changed, or written wrongly; load an earlier checkpoint.",
             )
         return tensor
+
+    def _mapped(self, name: str, spec: ArraySpec) -> torch.Tensor | None:
+        """The tensor in the file's map; None where the content does not lie there as memory does."""
+        flat = empty(self.where, replace(spec, shape=(0,)))
+        content = self._reader.view(name, flat.itemsize)
+        return None if content is None else torch.frombuffer(content, dtype=flat.dtype).reshape(spec.shape)
 
     def fetch_tensor(self, name: str) -> torch.Tensor:
         """Give the tensor of an entry that the state refers to: the one that was set, or one read anew."""

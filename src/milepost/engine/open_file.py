@@ -33,6 +33,14 @@ class OpenFile(Protocol):
     def read_into(self, name: str, buffer: memoryview) -> None:
         """Fill `buffer` (flat, format ``B``, of the entry's size) with the content of `name`, checked likewise."""
 
+    def view(self, name: str, alignment: int) -> memoryview | None:
+        """Return the content of `name` in a copy-on-write map of the file, checked likewise, if it lies there as one.
+
+        Args:
+            name: Of an entry or an alias.
+            alignment: What the content's place must be a multiple of.
+        """
+
     def check(self, name: str) -> None:
         """Check the content of `name` without keeping it."""
 

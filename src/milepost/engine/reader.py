@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from types import TracebackType
 
+from milepost import parallel
 from milepost.errors import DamagedCheckpointError, NotACheckpointError
 from milepost.format import encryption
 from milepost.format.ckpt import Checksum
@@ -12,8 +16,13 @@ from milepost.format.containers import read_index, verify_framing
 from milepost.format.spec import Entry, Index
 from milepost.storage.base import Storage, StoredFile
 
-BLOCK_NBYTES = 4 << 20
+BLOCK_NBYTES = 256 << 10
 """Bytes read and checked at a time: small enough that the checksum finds them in the processor's cache."""
+
+SMALL_NBYTES = 16 << 10
+"""Smaller entries are read together with those around them: a system call each would cost more than the bytes."""
+
+_SMALLEST_WINDOW, _LARGEST_WINDOW = 16 << 10, 1 << 20
 
 
 class Reader:
@@ -24,6 +33,7 @@ class Reader:
         name: The file's name in it.
         dec_key: The key of an encrypted file.
         dec_mode: How it is encrypted: ``AES-GCM``, ``AES-CBC`` or ``SM4-CBC``.
+        verify: Whether contents are compared with their checksums; without, only the index is checked.
         file: The file, where it is open already; the reader closes it.
 
     Raises:
@@ -40,9 +50,15 @@ class Reader:
         *,
         dec_key: bytes | None = None,
         dec_mode: str = encryption.DEFAULT,
+        verify: bool = True,
         file: StoredFile | None = None,
     ) -> None:
         self._stored = storage.open(name) if file is None else file
+        self._is_verifying = verify
+        self._window = 0, memoryview(b"")
+        self._map: memoryview | None = None
+        # Of an encrypted file one block is held: threads would take it from each other.
+        self._turn: AbstractContextManager[object] = nullcontext() if dec_key is None else threading.RLock()
         try:
             self.where = self._stored.where
             self._file: StoredFile | encryption.Decrypted = self._stored
@@ -73,7 +89,7 @@ class Reader:
         Raises:
             DamagedCheckpointError: The content is not what was saved; the buffer then holds what was found.
         """
-        self._stream(name, self.entry(name), buffer)
+        self._stream(name, self.entry(name), buffer, is_checked=self._is_verifying)
 
     def check(self, name: str) -> None:
         """Check the content of `name` without keeping it.
@@ -81,10 +97,50 @@ class Reader:
         Raises:
             DamagedCheckpointError: The content is not what was saved.
         """
-        self._stream(name, self.entry(name), None)
+        if self._is_verifying:
+            self._stream(name, self.entry(name), None, is_checked=True)
 
-    def _stream(self, name: str, entry: Entry, buffer: memoryview | None) -> None:
-        """Read an entry block by block, into `buffer` or over one spare block, and check it."""
+    def view(self, name: str, alignment: int) -> memoryview | None:
+        """Return the content of `name` in a copy-on-write map of the file, checked, if it can be had as one run.
+
+        What is written to it stays in this process. The map lives as long as somebody has a view of it.
+
+        Args:
+            name: Of an entry or an alias.
+            alignment: What the content's place must be a multiple of.
+
+        Returns:
+            A flat view, or None: the content is cut into slices, empty, not aligned, or encrypted.
+
+        Raises:
+            DamagedCheckpointError: The content is not what was saved.
+        """
+        entry = self.entry(name)
+        (offset, length), *others = [(extent.offset, extent.length) for extent in entry.extents]
+        if others or length == 0 or offset % alignment or self._file is not self._stored:
+            return None
+        if self._map is None:
+            self._map = self._stored.map()
+        if offset + length > len(self._map):
+            self._file.read(offset, length)  # says that the file was cut short
+        content = self._map[offset : offset + length]
+        if self._is_verifying:
+            self._compare(name, entry, Checksum.of(content))
+        return content
+
+    def _stream(self, name: str, entry: Entry, buffer: memoryview | None, *, is_checked: bool) -> None:
+        """Read an entry, into `buffer` or over one spare block, and check it."""
+        with self._turn:
+            self._read(name, entry, buffer, is_checked=is_checked)
+
+    def _read(self, name: str, entry: Entry, buffer: memoryview | None, *, is_checked: bool) -> None:
+        if entry.nbytes < SMALL_NBYTES and len(entry.extents) == 1:
+            content = self._near(entry.extents[0].offset, entry.nbytes)
+            if is_checked:
+                self._compare(name, entry, Checksum.of(content))
+            if buffer is not None:
+                buffer[:] = content
+            return
         checksum = Checksum()
         spare = memoryview(bytearray(min(BLOCK_NBYTES, entry.nbytes) if buffer is None else 0))
         done = 0
@@ -93,12 +149,27 @@ class Reader:
                 nbytes = min(BLOCK_NBYTES, extent.length - start)
                 block = spare[:nbytes] if buffer is None else buffer[done : done + nbytes]
                 self._file.readinto(extent.offset + start, block)
-                checksum.update(block)
+                if is_checked:
+                    checksum.update(block)
                 done += nbytes
-        if entry.checksum is not None and checksum.value() != entry.checksum:
+        if is_checked:
+            self._compare(name, entry, checksum.value())
+
+    def _near(self, offset: int, length: int) -> memoryview:
+        """The bytes at a place, read together with what follows, the more the longer reads follow each other."""
+        start, window = self._window  # one value, so that two threads do not mix two windows
+        if not start <= offset <= offset + length <= start + len(window):
+            is_near = start <= offset <= start + len(window) + _LARGEST_WINDOW
+            nbytes = min(4 * len(window), _LARGEST_WINDOW) if is_near else 0
+            nbytes = min(max(nbytes, length, _SMALLEST_WINDOW), max(length, self._file.nbytes - offset))
+            start, window = self._window = offset, memoryview(self._file.read(offset, nbytes))
+        return window[offset - start : offset - start + length]
+
+    def _compare(self, name: str, entry: Entry, checksum: int) -> None:
+        if entry.checksum is not None and checksum != entry.checksum:
             raise DamagedCheckpointError(
                 f"{self.where}, entry {name!r}",
-                found=f"content with the checksum {checksum.value():016x}",
+                found=f"content with the checksum {checksum:016x}",
                 expected=f"{entry.checksum:016x}, as saved",
                 remedy="The file was changed after it was saved; load an earlier checkpoint.",
             )
@@ -107,18 +178,22 @@ class Reader:
         """Check every byte of the file, reading each entry once; memory does not grow with the file.
 
         Args:
-            on_checked: Is told of the bytes of each entry that was checked.
+            on_checked: Is told, by any thread, of the bytes of each entry that was checked.
 
         Raises:
             DamagedCheckpointError: An entry, or what stands between the entries, is not what was saved.
         """
         verify_framing(self._file, self.index, self.where)
-        for name, entry in self.index.entries.items():
-            self._stream(name, entry, None)
+
+        def check(name: str, entry: Entry) -> None:
+            self._stream(name, entry, None, is_checked=True)
             on_checked(entry.nbytes)
 
+        parallel.run([(entry.nbytes, partial(check, name, entry)) for name, entry in self.index.entries.items()])
+
     def close(self) -> None:
-        """Close the file."""
+        """Close the file; views of its map stay what they are."""
+        self._map, self._window = None, (0, memoryview(b""))
         self._stored.close()
 
     def __enter__(self) -> Reader:

@@ -109,6 +109,10 @@ class ShardedFile:
         """Fill `buffer` with the content of `name`, checked likewise."""
         self._shard(name).read_into(self.entry(name).spec.name, buffer)
 
+    def view(self, name: str, alignment: int) -> memoryview | None:
+        """Return the content of `name` in a map of its shard, checked likewise, if it lies there as one."""
+        return self._shard(name).view(self.entry(name).spec.name, alignment)
+
     def check(self, name: str) -> None:
         """Check the content of `name` without keeping it."""
         self._shard(name).check(self.entry(name).spec.name)

@@ -188,6 +188,10 @@ class TorchFile:
         """Fill `buffer` with the content of `name`, checked likewise."""
         buffer[:] = self._content(name)[1]
 
+    def view(self, name: str, alignment: int) -> memoryview | None:  # noqa: ARG002 (torch does not tell where it lies)
+        """None: it is read."""
+        return None
+
     def check(self, name: str) -> None:
         """Check the content of `name` without keeping it."""
         self._content(name)

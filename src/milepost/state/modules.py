@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from milepost import parallel
 from milepost.errors import LoadError, MismatchError, NothingLoadedError
 from milepost.state.names import match, renamed
 from milepost.state.report import Cast, LoadReport, Mismatch, Prepared, Renamed, fold, refuse_leftovers
@@ -58,9 +60,9 @@ class Source:
         where: The checkpoint, for messages.
         names: What it has that a network may have.
         look: Gives a name's value; a tensor may be without data (on the meta device).
-        check: Reads the value, to see that it can be read.
-        fetch: Gives the tensor.
-        fill: Puts the tensor into another of its shape.
+        check: Reads the value, to see that it can be read; called by several threads.
+        fetch: Gives the tensor; called by several threads.
+        fill: Puts the tensor into another of its shape; called by several threads.
         extra: The names of what modules returned from `get_extra_state` when they were saved.
         fetch_extra: Gives that.
         device: Where modules on the meta device get their memory.
@@ -179,10 +181,16 @@ def _mismatched(
     mismatched = [problem for problem in problems.values() if problem is not None]
     ignored = [problem for problem in mismatched if ignore_mismatched and problem.is_of_shape]
     if mismatched == ignored:
-        for name, found in pairs.items():
-            if problems[name] is None and not _check(source, found, tensors[name].dtype):
-                dtypes = str(source.look(found).dtype), str(tensors[name].dtype)  # type: ignore[attr-defined]
-                mismatched.append(Mismatch(name, f"{dtypes[0]} values out of range", dtypes[1]))
+        unfit = set()
+
+        def check(name: str) -> None:
+            if not _check(source, pairs[name], tensors[name].dtype):
+                unfit.add(name)
+
+        parallel.run([(_nbytes(tensors[name]), partial(check, name)) for name in pairs if problems[name] is None])
+        for name in (name for name in pairs if name in unfit):
+            dtypes = str(source.look(pairs[name]).dtype), str(tensors[name].dtype)  # type: ignore[attr-defined]
+            mismatched.append(Mismatch(name, f"{dtypes[0]} values out of range", dtypes[1]))
     if mismatched != ignored:
         raise MismatchError(
             where,
@@ -227,13 +235,24 @@ def _apply(
                 values = {name: source.fetch(found) for name, found in fitting.items()}
                 module.load_state_dict({**values, **extra}, strict=False)
             else:
-                for name, found in fitting.items():
-                    source.fill(found, fresh.get(id(tensors[name]), tensors[name]))
+                places = {name: fresh.get(id(tensors[name]), tensors[name]) for name in fitting}
+                parallel.run(
+                    [(_nbytes(place), partial(_fill, source, fitting[name], place)) for name, place in places.items()]
+                )
                 if extra:
                     module.load_state_dict(dict(extra), strict=False)
     except BaseException:
         _replace(module, {id(new): bare[key] for key, new in fresh.items()})
         raise
+
+
+def _nbytes(tensor: torch.Tensor) -> int:
+    return tensor.numel() * tensor.element_size()  # a sparse one has no nbytes
+
+
+def _fill(source: Source, name: str, place: torch.Tensor) -> None:
+    with torch.no_grad():  # what the thread that began it has set is its own
+        source.fill(name, place)
 
 
 def _has_own_ways(module: nn.Module) -> bool:

@@ -34,6 +34,13 @@ class StoredFile(Protocol):
     def readinto(self, offset: int, buffer: memoryview) -> None:
         """Fill `buffer` from `offset`, or raise `DamagedCheckpointError` if the file is shorter."""
 
+    def map(self) -> memoryview:
+        """Return all of the file as memory that is read when it is looked at, and is the caller's own to write to.
+
+        It lives as long as somebody has a view of it, whatever happens to the file's name. Only who cuts the file
+        itself short can take it away: then looking at it ends the process (SIGBUS), as for any map.
+        """
+
     def close(self) -> None:
         """Let go of the file."""
 

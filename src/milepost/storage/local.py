@@ -10,6 +10,7 @@ from its creation until it has its final name, so that a sweep can tell a living
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import re
 import secrets
@@ -245,12 +246,11 @@ class LocalFile:
 
     def readinto(self, offset: int, buffer: memoryview) -> None:
         """Fill `buffer` (flat, format ``B``) from `offset`."""
-        if self._descriptor is None:
-            raise ValueError(f"{self.where}: the file is closed")
+        descriptor = self._open()
         done = 0
         while done < len(buffer):
             try:
-                count = os.preadv(self._descriptor, [buffer[done:]], offset + done)
+                count = os.preadv(descriptor, [buffer[done:]], offset + done)
             except OSError as error:
                 raise DamagedCheckpointError(
                     self.where,
@@ -266,6 +266,23 @@ class LocalFile:
                     remedy="The file was cut short; load an earlier checkpoint.",
                 )
             done += count
+
+    def map(self) -> memoryview:
+        """A private map of the file: pages are copied when they are written to."""
+        try:
+            return memoryview(mmap.mmap(self._open(), self.nbytes, access=mmap.ACCESS_COPY))
+        except (OSError, ValueError) as error:  # a file that is shorter by now is a ValueError of mmap's
+            raise ReadError(
+                self.where,
+                found=f"a file that cannot be mapped ({error})",
+                expected="a file system with maps, and a file that is as long as it was",
+                remedy="Load it without mmap=True.",
+            ) from error
+
+    def _open(self) -> int:
+        if self._descriptor is None:
+            raise ValueError(f"{self.where}: the file is closed")
+        return self._descriptor
 
     def close(self) -> None:
         """Close the descriptor."""

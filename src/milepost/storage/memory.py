@@ -132,6 +132,10 @@ class MemoryFile:
         """Fill `buffer` from `offset`."""
         buffer[:] = self.read(offset, len(buffer))
 
+    def map(self) -> memoryview:
+        """A copy, which is the caller's own as well."""
+        return memoryview(bytearray(self._content))
+
     def close(self) -> None:
         """Nothing to let go of."""
 
