@@ -32,6 +32,7 @@ ARGUMENTS = {
     "verify": ["{}"],
     "diff": ["{}", "{}"],
     "average": ["{}", "{}", "--output=soup.ckpt"],
+    "export": ["{}", "{}", "--output=net.onnx"],
     "prune": ["{}", "--keep-last=1"],
 }
 """Command to arguments, with {} for the file or folder that is wrong."""

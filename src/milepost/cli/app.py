@@ -15,7 +15,7 @@ from milepost._version import __version__
 from milepost.cli.output import DONE, INTERRUPTED, PIPE_CLOSED, REFUSED, clean
 from milepost.errors import MilepostError
 
-COMMANDS = ("ls", "inspect", "show", "verify", "diff", "average", "prune")
+COMMANDS = ("ls", "inspect", "show", "verify", "diff", "average", "export", "prune")
 """In the order of the help; each is `command` of the module of its name."""
 
 
@@ -59,6 +59,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run the command line `arguments` and return the exit code; every error that is foreseen is one line."""
     with warnings.catch_warnings():
         warnings.showwarning = _warn
+        warnings.simplefilter("default", UserWarning)
         try:
             result = commands.main(list(arguments), prog_name="milepost", standalone_mode=False)
         except click.exceptions.NoArgsIsHelpError as error:

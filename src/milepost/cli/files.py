@@ -48,10 +48,14 @@ class Key:
     mode: str
 
     def open_file(self, path: Path) -> OpenFile:
-        """Open a file of any kind that Milepost reads; the key is for those that are encrypted.
+        """Open a file of any kind that Milepost reads; the key is for those that are encrypted."""
+        return open_file(path, dec_key=self.of(path), dec_mode=self.mode)
+
+    def of(self, path: Path) -> bytes | None:
+        """The key for a file: none where it is not encrypted.
 
         Raises:
-            DecryptionError: It is encrypted, and there is no key, or another.
+            DecryptionError: It is encrypted, and there is no key.
         """
         with LocalStorage(path.parent).open(path.name) as file:
             mode = mode_of(file)
@@ -62,7 +66,7 @@ class Key:
                 expected="its key",
                 remedy=f"Add --dec-key-file FILE --dec-mode {mode.name}, where FILE holds the key.",
             )
-        return open_file(path, dec_key=None if mode is None else self.content, dec_mode=self.mode)
+        return None if mode is None else self.content
 
 
 def key_options(function: Callable[..., Any]) -> Callable[..., Any]:

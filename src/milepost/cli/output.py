@@ -7,7 +7,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import click
@@ -197,3 +197,8 @@ def progress(out: Screen, what: str, total_nbytes: int) -> Iterator[Callable[[in
     with Progress(*columns, console=out, transient=True) as bar:
         task = bar.add_task(what, total=total_nbytes)
         yield lambda nbytes: bar.advance(task, nbytes)
+
+
+def working(out: Screen, what: str) -> AbstractContextManager[object]:
+    """Show on a terminal that something goes on whose end nobody knows."""
+    return out.status(what) if out.is_terminal else nullcontext()
