@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from milepost import origin
 from milepost._version import __version__
 from milepost.engine.reader import Reader
 from milepost.engine.writer import write
@@ -106,7 +107,10 @@ def save_checkpoint(
         )
     for name, value in (append_dict or {}).items():
         _keep(snapshot, name, "appended", value)
-    store(LocalStorage(path.parent), path.name, snapshot, facts, packaging, is_durable=durable)
+    storage = LocalStorage(path.parent)
+    store(storage, path.name, snapshot, facts, packaging, is_durable=durable)
+    if isinstance(save_obj, nn.Module):
+        origin.saved(save_obj, storage, path.name)
     return path
 
 
@@ -307,7 +311,7 @@ def prepare(
             return _prepare_optimizer(target, parameters, strict=strict, names=names, part=part)
         source, foreign = _source(parameters, part)
         ours = loading.translated(target, source, foreign, rename or {})
-        return modules.prepare(
+        prepared = modules.prepare(
             target,
             ours.source,
             strict=strict,
@@ -315,6 +319,17 @@ def prepare(
             ignore_mismatched=ignore_mismatched,
             kept=ours.kept,
         )
+    return _remembering(target, parameters, prepared) if isinstance(parameters, Parameters) and not part else prepared
+
+
+def _remembering(net: nn.Module, parameters: Parameters, prepared: Prepared) -> Prepared:
+    """The load, after which `net` knows which checkpoint it holds."""
+
+    def apply() -> None:
+        prepared.apply()
+        origin.loaded(net, Path(parameters.where).name, parameters.index)
+
+    return Prepared(prepared.report, apply)
 
 
 def _prepare_optimizer(

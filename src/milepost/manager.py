@@ -22,6 +22,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from milepost import origin
 from milepost.catalog import ledger, records
 from milepost.catalog.facts import metrics_to_json
 from milepost.catalog.ledger import Report
@@ -508,6 +509,8 @@ class CheckpointManager:
             "history": ledger.encode(moment.history),
         }
         stat = store(self._storage, name.text, snapshot, facts)
+        if self._state.net is not None:
+            origin.saved(self._state.net, self._storage, name.text)
         return Record(name, created, stat.nbytes, moment.global_step, metrics)
 
     def _add_graph(self, run: Run, inputs: tuple[torch.Tensor, ...]) -> None:

@@ -33,12 +33,13 @@ class Parameters(MutableMapping[str, "torch.Tensor | str"]):
         device: Where the tensors go that are asked for, and modules on the meta device.
         metadata: What was stored beside the tensors: ``epoch``, ``step`` (within the epoch), ``global_step``,
             ``metrics``, ... (empty for files that store nothing).
+        index: What the file holds, whatever was removed from the names or set.
         report: What loading did, if `load_checkpoint` was given a network; else None.
         beside: What is in the file beside the names, by the name in it of the entry that holds the content.
     """
 
     def __init__(self, reader: OpenFile, *, is_mapped: bool = False) -> None:
-        index = reader.index
+        self.index = index = reader.index
         self._reader = reader
         self._is_mapped = is_mapped
         # Tied names share one key, and so one tensor, as they did when they were saved.

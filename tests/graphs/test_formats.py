@@ -1,4 +1,6 @@
+import json
 import os
+import warnings
 
 import numpy as np
 import onnx
@@ -7,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+import milepost
 from milepost.errors import GraphError, MilepostError, MissingExtraError, SaveError, SettingError
 from milepost.graphs import export, geir, mindir
 from milepost.graphs.formats import FORMATS
@@ -284,3 +287,44 @@ def test_an_export_can_go_unverified(tmp_path, monkeypatch):
         nn.Linear(3, 2).bfloat16(), torch.zeros(1, 3).bfloat16(), file_name=tmp_path / "net.onnx", verify=False
     )
     onnx.checker.check_model(str(path))
+
+
+def _onnx_facts(path):
+    return {line.key: line.value for line in onnx.load(path).metadata_props}
+
+
+def _mindir_facts(path):
+    from milepost.graphs.mindir.schema import message
+
+    return {entry.key: entry.value for entry in message("ModelProto").FromString(path.read_bytes()).user_info}
+
+
+def _pt2_facts(path):
+    told = {"milepost.json": ""}
+    torch.export.load(path, extra_files=told)
+    return json.loads(told["milepost.json"])
+
+
+FACTS = {"onnx": _onnx_facts, "mindir": _mindir_facts, "pt2": _pt2_facts}
+
+
+@pytest.mark.parametrize("suffix", FACTS)
+def test_a_file_says_which_checkpoint_the_module_holds(tmp_path, suffix):
+    """With its epoch and step; and nothing of it when the module was changed since."""
+    net = nn.Linear(3, 1)
+    config = milepost.CheckpointConfig(save_checkpoint_steps=2, keep_checkpoint_max=5)
+    model = milepost.Model(net, nn.MSELoss(), torch.optim.SGD(net.parameters(), 0.1))
+    batches = [(torch.randn(2, 3), torch.randn(2, 1)) for _ in range(4)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.train(1, batches, callbacks=[milepost.ModelCheckpoint("net", tmp_path, config)])
+    loaded = nn.Linear(3, 1)
+    milepost.load_checkpoint(tmp_path / "net-1_2.ckpt", net=loaded)
+    path = tmp_path / f"net.{suffix}"
+    versions = {"model": "Linear", "torch": torch.__version__, "milepost": milepost.__version__}
+    for module, step in ((net, "4"), (loaded, "2")):
+        told = FACTS[suffix](export(module, torch.zeros(1, 3), file_name=path))
+        assert told.items() >= {**versions, "checkpoint": f"net-1_{step}.ckpt", "epoch": "1", "step": step}.items()
+    with torch.no_grad():
+        loaded.weight.add_(1)
+    assert "checkpoint" not in FACTS[suffix](export(loaded, torch.zeros(1, 3), file_name=path))

@@ -7,7 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+
+from milepost._version import __version__
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,13 @@ class Order:
     opset: int | None
     operators: str | None
     verify: bool
+    origin: dict[str, str]
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What a file says of itself: the module's class, the checkpoint whose content it holds if known, versions."""
+        model = type(self.net).__name__
+        return {**self.origin, "model": model, "torch": torch.__version__, "milepost": __version__}
 
     def tell_of_fixed_batch(self, free: list[dict[int, str]]) -> None:
         """Warn if the batch was to be free, and is not: `free` are the free dimensions of each input."""

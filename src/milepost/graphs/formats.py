@@ -18,6 +18,7 @@ from milepost.graphs import geir_file, mindir_file, onnx_file, pt2_file
 from milepost.graphs.files import Order, Part
 from milepost.graphs.loaded import read_model
 from milepost.graphs.trace import as_inputs
+from milepost.origin import origin
 from milepost.storage.local import LocalStorage
 
 
@@ -115,7 +116,8 @@ def export(
     chosen = _chosen(file_format, {name for name, value in given.items() if value is not None})
     path = _path(file_name, file_format, chosen.suffix)
     if isinstance(net, nn.Module):
-        parts = chosen.encode(Order(net, as_inputs(net, inputs), path.name, verify=verify, **given))
+        order = Order(net, as_inputs(net, inputs), path.name, verify=verify, origin=origin(net), **given)
+        parts = chosen.encode(order)
     else:
         _check_files(net, inputs, file_format, given)
         parts = read_model(net, *inputs).parts(path.name)

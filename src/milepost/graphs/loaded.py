@@ -16,6 +16,7 @@ from milepost.graphs import onnx_file
 from milepost.graphs.files import Part
 from milepost.graphs.meta import join, restate, sound
 from milepost.graphs.trace import need_onnx
+from milepost.origin import facts
 from milepost.storage.local import LocalStorage
 
 if TYPE_CHECKING:
@@ -106,9 +107,7 @@ def read_model(graph_meta: object, ckpt_file_name: object) -> Model:
     need_onnx("reading a graph", "onnx")
     with load_checkpoint(checkpoint) as parameters, sound(str(path)):
         proto, tensors = join(content, parameters, str(path))
-        facts = {"checkpoint": checkpoint.name}
-        facts |= {key: str(parameters.metadata[key]) for key in ("epoch", "step") if key in parameters.metadata}
-        restate(proto, onnx_file.KIND_WITH_WEIGHTS, facts)
+        restate(proto, onnx_file.KIND_WITH_WEIGHTS, facts(checkpoint.name, parameters.metadata))
     return Model(proto, tensors, f"{path} with {checkpoint}")
 
 

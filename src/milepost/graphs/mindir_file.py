@@ -8,5 +8,5 @@ from milepost.graphs.files import Order, Part
 
 def encode(order: Order) -> list[Part]:
     """Trace a module for inputs of exactly these shapes, and say it in MindSpore's primitives."""
-    pieces = mindir.encode(order.net, order.inputs, verify=order.verify)
+    pieces = mindir.encode(order.net, order.inputs, verify=order.verify, facts=order.facts)
     return [Part(order.file_name, sum(map(len, pieces)), pieces)]

@@ -37,7 +37,7 @@ def encode(order: Order) -> list[Part]:
         proto = traced.proto()
         tensors: dict[str, Tensor] = {name: weight.raw.detach() for name, weight in traced.weights.items()}
     order.tell_of_fixed_batch(traced.free)
-    describe(proto, where, KIND_WITH_WEIGHTS, {}, hidden_hooks=traced.hidden_hooks)
+    describe(proto, where, KIND_WITH_WEIGHTS, order.origin, hidden_hooks=traced.hidden_hooks)
     check(proto, where)
     to_initializers(proto, tensors)
     parts = pack(proto, tensors, order.file_name)

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 import torch
 from torch.utils import _pytree as pytree
 
-from milepost._version import __version__
 from milepost.graphs.files import Order, Part
 from milepost.graphs.guard import hide_hooks, untouched
 from milepost.graphs.judge import judge
@@ -20,12 +19,11 @@ def encode(order: Order) -> list[Part]:
     """Trace a module, and check what torch reads back."""
     net = order.net
     buffer = io.BytesIO()
-    facts = {"model": type(net).__name__, "torch": torch.__version__, "milepost": __version__}
     with untouched(net):
         hidden = hide_hooks(net)
         with telling(net, order.inputs):
             exported = exported_program(net, order.inputs, order.dynamic_shapes)
-            torch.export.save(exported, buffer, extra_files={"milepost.json": json.dumps(facts)})
+            torch.export.save(exported, buffer, extra_files={"milepost.json": json.dumps(order.facts)})
     free = free_dimensions(exported)
     order.tell_of_fixed_batch(free)
     if order.verify:

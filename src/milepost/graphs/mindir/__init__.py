@@ -5,7 +5,7 @@ What a checkpoint holds, and where files go, is not known here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
@@ -22,7 +22,9 @@ from milepost.graphs.mindir.schema import message
 __all__ = ["MINDSPORE", "Content", "Graph", "encode", "parse", "run"]
 
 
-def encode(net: nn.Module, inputs: tuple[Tensor, ...], *, verify: bool = True) -> list[Content]:
+def encode(
+    net: nn.Module, inputs: tuple[Tensor, ...], *, verify: bool = True, facts: Mapping[str, str] | None = None
+) -> list[Content]:
     """Return the content of a MindIR file for `net`, which is left exactly as it was, as pieces to be written in order.
 
     The weights among them are the module's own memory, where that is dense and on the CPU: write the pieces before
@@ -32,6 +34,7 @@ def encode(net: nn.Module, inputs: tuple[Tensor, ...], *, verify: bool = True) -
         net: The module; it is exported in eval mode.
         inputs: Example tensors; their shapes are those of the file.
         verify: Compute the file by the reference interpreter, and compare the results with the module's.
+        facts: What the file says of itself.
 
     Raises:
         GraphError: The module cannot be expressed (all operators that are missing are listed), or the file would not
@@ -42,6 +45,8 @@ def encode(net: nn.Module, inputs: tuple[Tensor, ...], *, verify: bool = True) -
     with untouched(net):
         traced = frontend.graph_of(net, inputs)
     pieces = pieces_of(traced)
+    told = (facts or {}).items()
+    pieces.model.user_info.extend(message("ModelProto.UserInfoEntry")(key=key, value=value) for key, value in told)
     if verify:
         check(pieces, traced, net, inputs)
     return pieces.contents()
