@@ -31,6 +31,9 @@ from milepost.cli.output import (
 from milepost.folding import Node, groups, tree
 from milepost.format.spec import KINDS, Entry, Index
 
+_WIDE, _OTHERS, _SHARES = 100, 35, 8
+"""Columns from which on shares are shown, and those that the others, and shares, take up beside names and dtypes."""
+
 
 @click.command(
     "inspect", short_help="Show what is in a file.", epilog=examples("milepost inspect runs/resnet50-3_32.ckpt")
@@ -81,7 +84,7 @@ def _print(file: Path, index: Index, container: str, is_unfolded: bool) -> None:
     for name, text in _about(index, container):
         out.print(cell(f"{name:<11}", "dim"), cell(text))
     out.print()
-    out.print(_every_entry(index) if is_unfolded else _folded(index))
+    out.print(_every_entry(index) if is_unfolded else _folded(index, out.width))
 
 
 def _about(index: Index, container: str) -> Iterable[tuple[str, str]]:
@@ -132,17 +135,28 @@ def _with_class(name: str, value: Any) -> str:
     return f"{name} ({named.rpartition('.')[2]})" if isinstance(named, str) else name.replace("_", " ")
 
 
-def _folded(index: Index) -> Table:
-    rows = table("<entries", ">count", "dtype", "<shape", ">size", ">share")
-    entries = list(index.entries.values())
-    for kind in KINDS:
-        of_kind = [entry for entry in entries if entry.kind == kind]
-        if of_kind:
-            _add(rows, 0, Node(kind), of_kind, index.nbytes, "bold")
-            apart = [(entry.spec.dtype, len(entry.spec.shape)) for entry in of_kind]
-            for node in tree(groups([entry.spec.name for entry in of_kind], apart)):
-                _add_tree(rows, 1, node, of_kind, index.nbytes)
+def _folded(index: Index, width: int) -> Table:
+    by_kind = [(kind, [entry for entry in index.entries.values() if entry.kind == kind]) for kind in KINDS]
+    trees = {}
+    for kind, entries in by_kind:
+        apart = [(entry.spec.dtype, len(entry.spec.shape)) for entry in entries]
+        trees[kind] = tree(groups([entry.spec.name for entry in entries], apart))
+    # On a narrow terminal shares go first, then shapes give way, and then names.
+    has_shares = width >= _WIDE
+    longest = max((_longest(node, 1) for nodes in trees.values() for node in nodes), default=0)
+    dtypes = max((len(entry.spec.dtype) for entry in index.entries.values()), default=0)
+    is_enough = longest + dtypes + _OTHERS + _SHARES * has_shares <= width
+    rows = table("entries" if is_enough else "<entries", ">count", "dtype", "<shape", ">size", *[">share"] * has_shares)
+    for kind, entries in by_kind:
+        if entries:
+            _add(rows, 0, Node(kind), entries, index.nbytes, "bold")
+            for node in trees[kind]:
+                _add_tree(rows, 1, node, entries, index.nbytes)
     return rows
+
+
+def _longest(node: Node, depth: int) -> int:
+    return max([2 * depth + len(node.label), *(_longest(child, depth + 1) for child in node.children)])
 
 
 def _add_tree(rows: Table, depth: int, node: Node, entries: Sequence[Entry], nbytes: int) -> None:
@@ -154,15 +168,15 @@ def _add_tree(rows: Table, depth: int, node: Node, entries: Sequence[Entry], nby
 def _add(rows: Table, depth: int, node: Node, entries: Sequence[Entry], nbytes: int, style: str = "") -> None:
     is_inner = depth == 0 or bool(node.children)
     own = sum(entry.nbytes for entry in entries)
-    rows.add_row(
+    cells = (
         cell("  " * depth + node.label, style),
         f"{len(entries):,}" if is_inner or len(entries) > 1 else "",
         "" if is_inner else entries[0].spec.dtype,
         "" if is_inner else shapes([entry.spec.shape for entry in entries]),
         size(own),
         share(own, nbytes),
-        style=style or ("dim" if is_inner else ""),
     )
+    rows.add_row(*cells[: len(rows.columns)], style=style or ("dim" if is_inner else ""))
 
 
 def _every_entry(index: Index) -> Table:

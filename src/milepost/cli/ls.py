@@ -93,7 +93,7 @@ def _print(directory: Path, found: Folder) -> None:
         nbytes = sum(record.nbytes for record in run.records)
         title = f"{clean(run.prefix)}, run {run.ordinal}: {len(run.records)} checkpoints, {size(nbytes)}"
         out.print(title, style="bold")
-        rows = table("checkpoint", ">epoch", ">step", ">steps in all", "<metrics", ">size", ">age", "")
+        rows = table("checkpoint", ">epoch", ">step", ">in all", "<metrics", ">size", ">age", "")
         for record in run.records:
             marks = [mark for mark, of in (("newest", run.records[-1]), ("best", run.best)) if record is of]
             rows.add_row(

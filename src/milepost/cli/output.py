@@ -24,6 +24,9 @@ INTERRUPTED, PIPE_CLOSED = 130, 141
 _WIDE = 10_000
 """Columns where there is no terminal: a line of a table stays one line, for grep and awk."""
 
+_LEAST = 12
+"""Columns that are left to a column of a table that gives way."""
+
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead, for programs.")
@@ -43,8 +46,11 @@ class Screen(Console):
     """Where text goes: coloured on a terminal unless NO_COLOR is set, and as wide as it."""
 
     def __init__(self) -> None:
-        width = None if sys.stdout.isatty() or os.environ.get("COLUMNS") else _WIDE
-        super().__init__(markup=False, emoji=False, highlight=False, width=width)
+        columns = os.environ.get("COLUMNS", "")
+        width = int(columns) if columns.isdecimal() else None if sys.stdout.isatty() else _WIDE
+        # rich takes a width on any terminal only together with a height, which nothing here depends on.
+        height = None if width is None else 25
+        super().__init__(markup=False, emoji=False, highlight=False, width=width, height=height)
 
     def print(self, *objects: Any, **settings: Any) -> None:
         """Print; in a file or a pipe, lines do not end in blanks."""
@@ -74,6 +80,7 @@ def table(*columns: str, **styles: str) -> Table:
             name,
             justify="right" if column.startswith(">") else "left",
             no_wrap=not column.startswith("<"),
+            min_width=_LEAST if column.startswith("<") else None,
             overflow="fold",
             style=styles.get(name, ""),
         )
@@ -188,7 +195,7 @@ def error_facts(error: Any) -> dict[str, str]:
 @contextmanager
 def progress(out: Screen, what: str, total_nbytes: int) -> Iterator[Callable[[int], None]]:
     """Show a bar while the block runs, on a terminal only; it gives what to call with the bytes that are done."""
-    if not out.is_terminal:
+    if not out.is_interactive:
         yield lambda _: None
         return
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
@@ -201,4 +208,4 @@ def progress(out: Screen, what: str, total_nbytes: int) -> Iterator[Callable[[in
 
 def working(out: Screen, what: str) -> AbstractContextManager[object]:
     """Show on a terminal that something goes on whose end nobody knows."""
-    return out.status(what) if out.is_terminal else nullcontext()
+    return out.status(what) if out.is_interactive else nullcontext()
