@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from milepost.errors import MilepostError as MilepostError
     from milepost.graphs import export as export
     from milepost.graphs import load_model as load_model
+    from milepost.interop.convert import convert as convert
     from milepost.manager import CheckpointManager as CheckpointManager
     from milepost.parameters import Parameters as Parameters
     from milepost.pruning import prune as prune
@@ -49,6 +50,7 @@ ROOMS = {
     "TimeMonitor": "milepost.train.callback",
     "average": "milepost.averaging",
     "compare": "milepost.comparison",
+    "convert": "milepost.interop.convert",
     "export": "milepost.graphs",
     "load_checkpoint": "milepost.checkpoint",
     "load_model": "milepost.graphs",

@@ -91,7 +91,7 @@ class TorchFile:
         """Tell of whatever torch or zipfile raises as of damage."""
         try:
             yield
-        except MilepostError:
+        except (MilepostError, MemoryError):
             raise
         except Exception as error:  # a damaged pickle can raise anything
             found = f"what torch cannot read ({type(error).__name__}: {_reason(error)})"

@@ -1,0 +1,128 @@
+"""Named arrays into a file of `torch.save`: plain dicts of tensors, which `torch.load(weights_only=True)` reads.
+
+torch wants all tensors before it writes the first, so the contents go to a nameless file first, and the tensors are
+that file, mapped: memory does not grow with the model.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tempfile
+from collections import OrderedDict
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import IO, Any
+
+import torch
+
+from milepost.engine.open_file import OpenFile
+from milepost.errors import SaveError
+from milepost.format.ckpt import Checksum, decode_text
+from milepost.format.companion import Companion, Fact
+from milepost.format.spec import ArraySpec
+from milepost.interop.torch_files import COMPANION, TREE
+from milepost.state.tensors import empty
+from milepost.state.values import unpack
+from milepost.storage.base import NewFile
+from milepost.storage.local import LocalStorage, save_error
+
+_ALIGNMENT = 64
+_OVERHEAD_NBYTES = 1 << 10
+"""What torch puts around each tensor, at most; only to see beforehand whether there is room."""
+
+
+def write_torch(storage: LocalStorage, name: str, file: OpenFile) -> None:
+    """Write what `file` holds; what came from torch as it was there, everything else as an ordered dict of tensors.
+
+    Raises:
+        NotACheckpointError: torch has no such dtype.
+        SaveError: The file system refused; what had the name is as before.
+    """
+    nbytes = sum(entry.nbytes + _OVERHEAD_NBYTES for entry in file.index.entries.values())
+    with storage.create(name, nbytes) as new:
+        stream = _Stream(new)
+        try:
+            with tempfile.TemporaryFile(dir=storage.directory) as spool:
+                torch.save(_tree(file, _mapped(file, spool)), stream)  # type: ignore[arg-type]  # it only writes
+        except SaveError:
+            raise
+        except OSError as error:
+            raise save_error(storage.where(name), error) from error
+        except RuntimeError:
+            if stream.error is not None:  # torch only says that writing failed
+                raise stream.error from None
+            raise
+        new.commit()
+
+
+class _Stream:
+    """What torch.save writes to."""
+
+    def __init__(self, new: NewFile) -> None:
+        self._new = new
+        self.error: BaseException | None = None
+
+    def write(self, content: memoryview | bytes) -> int:
+        try:
+            self._new.write(content)
+        except BaseException as error:
+            self.error = error
+            raise
+        return len(content)
+
+    def flush(self) -> None:
+        """Nothing is kept back."""
+
+
+def _mapped(file: OpenFile, spool: IO[bytes]) -> dict[str, tuple[Fact, torch.Tensor | str]]:
+    """Every entry with its checksum, as a tensor over the spool file, or as a text."""
+    facts: dict[str, Fact] = {}
+    texts: dict[str, str] = {}
+    places: dict[str, int] = {}
+    for name, entry in file.index.entries.items():
+        content = file.read(name)
+        facts[name] = Fact(entry.spec, entry.kind, Checksum.of(content))
+        if entry.spec.dtype == "str":
+            texts[name] = decode_text(content, f"{file.where}, entry {name!r}")
+        elif content:
+            spool.seek(-spool.tell() % _ALIGNMENT, os.SEEK_CUR)
+            places[name] = spool.tell()
+            spool.write(content)
+        del content  # before the next one is read
+    spool.flush()
+    memory = mmap.mmap(spool.fileno(), 0) if places else None
+    return {
+        name: (fact, texts[name] if name in texts else _tensor(file, fact.spec, memory, places.get(name)))
+        for name, fact in facts.items()
+    }
+
+
+def _tensor(file: OpenFile, spec: ArraySpec, memory: mmap.mmap | None, offset: int | None) -> torch.Tensor:
+    if memory is None or offset is None:
+        return empty(file.where, spec)
+    flat = torch.frombuffer(memory, dtype=torch.uint8, count=spec.nbytes, offset=offset)
+    return flat.view(empty(file.where, spec, "meta").dtype).reshape(spec.shape)
+
+
+def _tree(file: OpenFile, values: Mapping[str, tuple[Fact, torch.Tensor | str]]) -> Any:
+    """What is saved: the tree that was in a file of torch, or the names with everything else beside them."""
+    aliases, metadata = file.index.aliases, file.index.metadata
+    if TREE in metadata:
+        asked: set[str] = set()
+
+        def take(name: str) -> torch.Tensor:
+            asked.add(name)
+            value = values[aliases.get(name, name)][1]
+            if isinstance(value, str):
+                raise TypeError(f"{name!r} is a text")
+            return value
+
+        with suppress(ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+            tree = unpack(metadata[TREE], take)
+            if asked == {*values, *aliases}:
+                return tree
+    tree = OrderedDict((name, value) for name, (_, value) in values.items())
+    tree.update((name, values[target][1]) for name, target in aliases.items())
+    setattr(tree, COMPANION, Companion(tuple(fact for fact, _ in values.values()), aliases, metadata).encode())
+    return tree
