@@ -55,7 +55,7 @@ SCHEDULERS = {
 }
 
 
-def run_of(loader, optimizer, scheduler, *, amp=False, every=1):
+def run_of(loader, optimizer, scheduler, *, amp=False, every=1, mode=False):
     """A whole training, as `assert_resumes_exactly` wants it: dropout, batch statistics, augmentation, an EMA."""
 
     def run(folder):
@@ -65,7 +65,7 @@ def run_of(loader, optimizer, scheduler, *, amp=False, every=1):
         data, steps_by = LOADERS[loader](), OPTIMIZERS[optimizer](net.parameters())
         schedule = SCHEDULERS[scheduler](steps_by)
         scaler = torch.amp.GradScaler("cpu", enabled=False)
-        config = CheckpointConfig(save_checkpoint_steps=every)
+        config = CheckpointConfig(save_checkpoint_steps=every, async_save=mode)
         with CheckpointManager(
             folder, net, steps_by, scheduler=schedule, ema=ema, scaler=scaler, config=config
         ) as checkpoints:
@@ -102,6 +102,13 @@ def test_the_matrix_goes_on_to_the_bit(loader, optimizer, scheduler):
 def test_any_step_can_be_the_last(stop):
     """At the edge of an epoch, right after it, and where the last checkpoint lies some steps back."""
     assert_resumes_exactly(run_of("shuffled", "SGD", "StepLR", every=2), stop_after=[stop] if stop > 2 else [3])
+
+
+@pytest.mark.parametrize("mode", [True, "lazy"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_saves_beside_the_training_go_on_to_the_bit(optimizer, mode):
+    """With a scheduler, an average, a scaler, and random augmentation."""
+    assert_resumes_exactly(run_of("shuffled", optimizer, "warm-up, cosine", mode=mode), stop_after=[6])
 
 
 def test_mixed_precision_goes_on_to_the_bit():

@@ -98,7 +98,9 @@ def test_the_last_step_is_saved_exactly_once(tmp_path, monkeypatch):
     saved = []
     create = LocalStorage.create
     monkeypatch.setattr(
-        LocalStorage, "create", lambda self, name, size: (saved.append(name), create(self, name, size))[1]
+        LocalStorage,
+        "create",
+        lambda self, name, *more, **settings: (saved.append(name), create(self, name, *more, **settings))[1],
     )
     manager = manager_of(tmp_path, save_checkpoint_steps=5)
     manager.start()
@@ -310,7 +312,7 @@ def test_old_checkpoints_go_only_after_the_new_one_is_durable(tmp_path, monkeypa
     manager.start()
     manager.step(Moment(1, 1, 1))
 
-    def refuse(self, name, nbytes):
+    def refuse(self, name, nbytes, **settings):
         raise SaveError(name, found="No space left on device", expected="space", remedy="Free some.")
 
     monkeypatch.setattr(LocalStorage, "create", refuse)

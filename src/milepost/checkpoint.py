@@ -398,11 +398,15 @@ def store(
     packaging: Packaging = PLAIN,
     *,
     is_durable: bool = True,
+    before_commit: Callable[[], object] = lambda: None,
 ) -> Stat:
-    """Write a snapshot with `facts` (JSON) as its metadata; durable when the call returns, unless it need not be."""
+    """Write a snapshot with `facts` (JSON) as its metadata; durable when the call returns, unless it need not be.
+
+    What `before_commit` raises gives the save up.
+    """
     metadata = {"writer": f"milepost {__version__}", **facts, "state": snapshot.state}
     layout = packaging.lay_out(list(snapshot.arrays.values()), metadata, snapshot.aliases)
-    return write(storage, name, layout, is_durable=is_durable)
+    return write(storage, name, layout, is_durable=is_durable, before_commit=before_commit)
 
 
 def open_checkpoint(storage: Storage, name: str, *, mmap: bool = False, verify: bool = True) -> Parameters:

@@ -62,6 +62,16 @@ class CheckpointConfig:
             as ``<prefix>-<epoch>_<step>_breakpoint.ckpt``.
         save_on_signal: Whether SIGTERM, SIGINT and SIGUSR1 end the training cleanly after the step that they come in,
             which is saved under such a name too. A second signal is obeyed at once.
+        async_save: How a save goes together with the training that goes on; `docs/saving.md` has the choice. False: the
+            training stands still until the file is durable. True or ``"copied"``: until the state is copied, and the
+            file is written in the background. ``"lazy"``: not even that; parameters and optimizer state are written
+            from where they are, and what is not written when the optimizer's next step comes is copied just before.
+            For trainings that write to parameters past torch's version counters (``.data``, NumPy) nowhere but in the
+            optimizer's step.
+        when_busy: What a save that is due while another is in flight does: ``"wait"`` for that one; or ``"skip"``, it
+            is left out, and `CheckpointManager.stats` counts it.
+        check_snapshots: Whether to compare each lazy save with a copy, and raise a `SnapshotError` with the name of a
+            tensor that was written to unseen. For a trial, because it costs what a lazy save spares.
         monitor: The metric that says which checkpoints are the best, or None for no such choice.
         mode: Whether the best has the highest value, ``"max"``, or the lowest, ``"min"``.
         keep_best: How many of the best to keep. An int from 1.
@@ -79,6 +89,7 @@ class CheckpointConfig:
         >>> CheckpointConfig(save_checkpoint_seconds=60)  # doctest: +NORMALIZE_WHITESPACE
         CheckpointConfig(save_checkpoint_steps=0, save_checkpoint_seconds=60, keep_checkpoint_max=5,
                          keep_checkpoint_per_n_minutes=0, on_error='raise', exception_save=False, save_on_signal=False,
+                         async_save=False, when_busy='wait', check_snapshots=False,
                          monitor=None, mode='max', keep_best=1, save=None, keep=None)
         >>> CheckpointConfig(save_checkpoint_steps=None).save_policy()
         Never()
@@ -98,6 +109,9 @@ class CheckpointConfig:
     on_error: Literal["raise", "warn"] = field(default="raise", kw_only=True)
     exception_save: bool = field(default=False, kw_only=True)
     save_on_signal: bool = field(default=False, kw_only=True)
+    async_save: bool | Literal["copied", "lazy"] = field(default=False, kw_only=True)
+    when_busy: Literal["wait", "skip"] = field(default="wait", kw_only=True)
+    check_snapshots: bool = field(default=False, kw_only=True)
     monitor: str | None = field(default=None, kw_only=True)
     mode: Literal["max", "min"] = field(default="max", kw_only=True)
     keep_best: int = field(default=1, kw_only=True)
@@ -143,6 +157,10 @@ class CheckpointConfig:
         """Return the policy that says which checkpoints are the best, or None without a `monitor`."""
         return None if self.monitor is None else KeepBest(self.monitor, self.mode, self.keep_best)
 
+    def save_mode(self) -> Literal["sync", "copied", "lazy"]:
+        """Return how saves and the training go together."""
+        return "lazy" if self.async_save == "lazy" else "copied" if self.async_save else "sync"
+
     def _keep_policy_but_the_best(self) -> KeepPolicy:
         if self.keep is not None:
             return self.keep
@@ -155,7 +173,18 @@ class CheckpointConfig:
             raise SettingError(
                 "on_error", found=repr(self.on_error), expected='"raise" or "warn"', remedy='Give "warn" to train on.'
             )
-        for name in ("exception_save", "save_on_signal"):
+        if not isinstance(self.async_save, bool) and self.async_save not in ("copied", "lazy"):
+            raise SettingError(
+                "async_save",
+                found=repr(self.async_save),
+                expected='False, True, "copied" or "lazy"',
+                remedy='Give True, which is "copied": a thread writes a copy.',
+            )
+        if self.when_busy not in ("wait", "skip"):
+            raise SettingError(
+                "when_busy", found=repr(self.when_busy), expected='"wait" or "skip"', remedy='Give "wait" to lose none.'
+            )
+        for name in ("exception_save", "save_on_signal", "check_snapshots"):
             if not isinstance(getattr(self, name), bool):
                 raise SettingTypeError(name, found=repr(getattr(self, name)), expected="a bool", remedy="Give True.")
 

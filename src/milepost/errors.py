@@ -12,6 +12,7 @@
     ├── SaveError                (OSError)            a save did not reach its place
     ├── RunInUseError            (OSError)            a living process is at work on the run
     ├── UnsupportedStateError    (TypeError)          something in the training state cannot be stored
+    ├── SnapshotError            (RuntimeError)       a tensor was written to while it was being saved
     ├── LoadError                (RuntimeError)       the file is sound, but does not fit what it is loaded into
     │   ├── MismatchError                             ... an entry's shape or dtype differs
     │   └── NothingLoadedError                        ... no name at all fits
@@ -114,6 +115,10 @@ class RunInUseError(MilepostError, OSError):
 
 class UnsupportedStateError(MilepostError, TypeError):
     """Something in the training state cannot be stored; the path inside the state is named."""
+
+
+class SnapshotError(MilepostError, RuntimeError):
+    """A tensor was written to while it was being saved; such a checkpoint is not published."""
 
 
 class LoadError(MilepostError, RuntimeError):

@@ -28,7 +28,7 @@ from milepost.catalog.facts import metrics_to_json
 from milepost.catalog.ledger import Report
 from milepost.catalog.names import BREAKPOINT, CheckpointName, check_prefix, parse
 from milepost.catalog.records import Record
-from milepost.checkpoint import open_checkpoint, store
+from milepost.checkpoint import open_checkpoint
 from milepost.config import CheckpointConfig
 from milepost.errors import (
     CheckpointNotFoundError,
@@ -45,10 +45,12 @@ from milepost.parameters import Parameters
 from milepost.policy.save import Progress
 from milepost.progress import TrainingProgress, keeps_state
 from milepost.run import Refusals, Run, tell
+from milepost.saver import Saver, SaveStats
 from milepost.signals import SignalWatch
 from milepost.state import random
 from milepost.state.report import LoadReport
 from milepost.state.snapshot import Snapshot
+from milepost.storage.base import Stat
 from milepost.storage.local import LocalStorage
 from milepost.training_state import TrainingState, apply
 
@@ -157,9 +159,12 @@ class CheckpointManager:
         self._config = config or CheckpointConfig()
         self._clock = clock or Clock()
         self._refusals = Refusals(self._config.on_error)
+        self._saver = Saver(
+            self._storage, self._config.save_mode(), self._state.optimizers(), checks=self._config.check_snapshots
+        )
         self._run: Run | None = None
         self._last_attempt = Progress(0, 0, 0, self._clock.now_seconds())
-        self._saved_step: int | None = None
+        self._begun: tuple[CheckpointName, int | None] | None = None
         self._last_moment: Moment | None = None
         self._lock = threading.RLock()
         self._signals: SignalWatch | None = None
@@ -197,9 +202,14 @@ class CheckpointManager:
         ]  # fmt: skip
 
     @property
+    def stats(self) -> SaveStats:
+        """What the checkpoints of this manager cost the training; one in flight counts when it is durable."""
+        return self._saver.stats
+
+    @property
     def needs_inputs(self) -> bool:
         """Whether the network's inputs are still wanted, for its graph."""
-        return not self._records()
+        return not self._records() and not self._saver.is_busy
 
     @property
     def interrupted_by(self) -> signal.Signals | None:
@@ -293,6 +303,7 @@ class CheckpointManager:
             LoadError: It does not fit; nothing has changed.
         """
         path = _checkpoint_path(which)
+        self._saver.wait()  # what is being saved must not be changed
         with open_checkpoint(LocalStorage(path.parent), path.name) as parameters:
             loads = self._state.prepare(parameters, strict=strict)
             apply(loads)
@@ -309,8 +320,10 @@ class CheckpointManager:
             metrics: Figures of this step, e.g. ``loss=loss``: numbers or tensors with one element.
 
         Raises:
-            SaveError: The file system refused (but see `CheckpointConfig.on_error`).
+            SaveError: The file system refused (but see `CheckpointConfig.on_error`), this save or, with
+                `CheckpointConfig.async_save`, the one before.
             UnsupportedStateError: Something in the state cannot be stored.
+            SnapshotError: With `CheckpointConfig.check_snapshots`, a tensor was written to unseen.
             SystemExit: With `CheckpointConfig.save_on_signal`, when a signal came: the step is saved.
         """
         if moment is None:
@@ -320,6 +333,7 @@ class CheckpointManager:
         if self.interrupted_by is not None:
             self.save_breakpoint()
             raise SystemExit(128 + self.interrupted_by)
+        self._surface(self._take_failure())
         if not self.progress.waits_for_epoch_end:
             self._save_if_due(moment)
 
@@ -348,6 +362,8 @@ class CheckpointManager:
         if self._last_moment is not None:
             self._last_moment = replace(self._last_moment, history=tuple(self.progress.history))
         with self._lock:
+            if self._run is not None and not self._saver.is_busy:
+                self._run.expect(None)
             is_saved = self._run is not None and self._run.report(report)
             if not is_saved and self._last_moment is not None and not self.progress.waits_for_epoch_end:
                 self._last_moment = self._up_to_date(self._last_moment)
@@ -358,21 +374,39 @@ class CheckpointManager:
         self._state.take(snapshot)
 
     def finish(self) -> None:
-        """Save the last step, unless it is saved."""
+        """Save the last step, unless it is saved; durable when the call returns."""
         if self._last_moment is not None:
             self.progress.finish_epoch()
-            self._save_or_tell(self._up_to_date(self._last_moment))
+            self._save_or_tell(self._up_to_date(self._last_moment), at_once=True)
 
     def wait(self) -> None:
-        """Return when everything that was saved is durable; saves are, so this is at once."""
+        """Return when what was saved is durable.
+
+        Raises:
+            SaveError: The file system refused (but see `CheckpointConfig.on_error`).
+            SnapshotError: As `step`.
+        """
+        self._saver.wait()
+        self._surface(self._take_failure())
 
     def close(self) -> None:
-        """Give the run back, so that it can be gone on with; the end of the process does so too."""
-        if self._signals is not None:
-            self._signals.__exit__(None, None, None)
-            self._signals = None
-        if self._run is not None:
-            self._run.release()
+        """Finish what was begun, and give the run back, so that it can be gone on with.
+
+        The end of the process does so too.
+
+        Raises:
+            SaveError: As `wait`; the run is given back all the same.
+            SnapshotError: As `step`.
+        """
+        self._surface(self._end())
+
+    def close_after(self, error: BaseException | None) -> None:
+        """As `close`, but after an error a failure is only told: what ends the training matters more."""
+        failure = self._end()
+        if error is None:
+            self._surface(failure)
+        elif failure is not None:
+            warnings.warn(f"a checkpoint was not saved: {failure}", stacklevel=2)
 
     def __enter__(self) -> CheckpointManager:
         return self
@@ -386,7 +420,7 @@ class CheckpointManager:
             elif self._is_running() and self._config.exception_save and not isinstance(error, SystemExit):
                 self.save_after_exception()
         finally:
-            self.close()
+            self.close_after(error)
 
     def save_after_exception(self) -> None:
         """Save the last step that was done as a breakpoint; a failure to do so is only told."""
@@ -398,10 +432,12 @@ class CheckpointManager:
     def save_breakpoint(self) -> None:
         """Save the last step out of turn, under a name that says so. One that is saved stays so."""
         if self._last_moment is not None:
-            self._save_or_tell(self._last_moment, BREAKPOINT)
+            self._save_or_tell(self._last_moment, BREAKPOINT, at_once=True)
 
     def save(self, moment: Moment | None = None, /, **metrics: Any) -> Path:
         """Save now; a second save of one step returns the first. Threads take turns.
+
+        With `CheckpointConfig.async_save` the file is there when `wait` has returned.
 
         After an epoch's last batch, let it be the last line of the epoch's body: a resume begins the next epoch.
 
@@ -421,31 +457,76 @@ class CheckpointManager:
                 self._last_moment = moment = self.progress.moment(_detached(metrics))
             return self._save(moment, "")
 
-    def _save(self, moment: Moment, suffix: str) -> Path:
-        if self._run is None or not self._run.is_claimed:
+    def _save(self, moment: Moment, suffix: str, *, at_once: bool = False) -> Path:
+        began = time.perf_counter()
+        run = self._run
+        if run is None or not run.is_claimed:
             raise SettingError(
                 "CheckpointManager",
                 found="a save before the beginning",
                 expected="a run",
                 remedy="Call start() or resume() first.",
             )
-        if not self._run.records or self._saved_step != moment.global_step:
-            is_first = not self._run.records
+        if at_once or not self._is_begun(moment):
+            self._saver.wait()
+        failure = self._take_failure()
+        if not self._is_begun(moment):
+            if not run.records:
+                self._add_graph(run, moment.inputs)
             self._last_attempt = self._progress(moment)
-            record = self._write(self._run, moment, suffix)
-            self._saved_step = moment.global_step
-            self._refusals.forget()
-            self._run.add(record)
-            if is_first:
-                self._add_graph(self._run, moment.inputs)
-        return self._path(self._run.records[-1])
+            self._write(run, moment, suffix, began, at_once=at_once)
+        if failure is not None and at_once:  # what is saved now is newer
+            warnings.warn(f"an earlier checkpoint was not saved: {failure}", stacklevel=2)
+        else:
+            self._surface(failure)
+        assert self._begun is not None
+        return self._storage.directory / self._begun[0].text
+
+    def _is_begun(self, moment: Moment) -> bool:
+        """Whether the newest checkpoint, durable or in flight, is of this moment's step."""
+        if not self._saver.is_busy:
+            own = self._records()
+            self._begun = (own[-1].name, own[-1].global_step) if own else None
+        return self._begun is not None and self._begun[1] == moment.global_step
+
+    def _take_failure(self) -> BaseException | None:
+        failure = self._saver.take_failure()
+        if self._run is not None and not self._saver.is_busy:
+            self._run.expect(None)
+        return failure
+
+    def _surface(self, failure: BaseException | None) -> None:
+        def fail() -> None:
+            if failure is not None:
+                raise failure
+
+        self._refusals.attempt(fail)
+
+    def _end(self) -> BaseException | None:
+        """Finish what was begun, give everything back, and return what failed."""
+        self._saver.wait()
+        failure = self._take_failure()
+        self._saver.close()
+        if self._signals is not None:
+            self._signals.__exit__(None, None, None)
+            self._signals = None
+        if self._run is not None:
+            self._run.release()
+        return failure
 
     def _save_if_due(self, moment: Moment) -> None:
-        if self._config.save_policy().is_due(self._progress(moment), self._last_attempt):
+        if not self._saver.is_owed and not self._config.save_policy().is_due(
+            self._progress(moment), self._last_attempt
+        ):
+            return
+        if self._saver.is_busy and self._config.when_busy == "skip":
+            self._last_attempt = self._progress(moment)
+            self._saver.skip()
+        else:
             self._save_or_tell(moment)
 
     def _save_if_best(self, moment: Moment) -> None:
-        if self._run is None or self._saved_step == moment.global_step:
+        if self._run is None or self._is_begun(moment):
             return
         name, created = self._run.name(moment.epoch, moment.step), self._clock.unix_seconds()
         if self._run.would_be_best(Record(name, created, 0, moment.global_step, self._metrics(moment))):
@@ -467,10 +548,10 @@ class CheckpointManager:
         now = self.progress.moment(moment.metrics, moment.inputs)
         return replace(moment, is_epoch_done=now.is_epoch_done, history=now.history)
 
-    def _save_or_tell(self, moment: Moment, suffix: str = "") -> None:
+    def _save_or_tell(self, moment: Moment, suffix: str = "", *, at_once: bool = False) -> None:
         def save() -> None:
             with self._lock:
-                self._save(moment, suffix)
+                self._save(moment, suffix, at_once=at_once)
 
         self._refusals.attempt(save)
 
@@ -482,7 +563,7 @@ class CheckpointManager:
                 metrics |= report.metrics
         return metrics
 
-    def _write(self, run: Run, moment: Moment, suffix: str) -> Record:
+    def _write(self, run: Run, moment: Moment, suffix: str, began: float, *, at_once: bool) -> None:
         name = run.name(moment.epoch, moment.step, suffix)
         created = self._clock.unix_seconds()
         metrics = self._metrics(moment)
@@ -508,10 +589,17 @@ class CheckpointManager:
             "metrics": metrics_to_json(metrics),
             "history": ledger.encode(moment.history),
         }
-        stat = store(self._storage, name.text, snapshot, facts)
-        if self._state.net is not None:
-            origin.saved(self._state.net, self._storage, name.text)
-        return Record(name, created, stat.nbytes, moment.global_step, metrics)
+        refusals, net, storage, global_step = self._refusals, self._state.net, self._storage, moment.global_step
+
+        def then(stat: Stat) -> None:  # also in a thread that outlives this manager
+            refusals.forget()
+            if net is not None:
+                origin.saved(net, storage, name.text)
+            run.add(Record(name, created, stat.nbytes, global_step, metrics))
+
+        run.expect(global_step)
+        self._begun = name, global_step
+        self._saver.save(name.text, snapshot, facts, then, began=began, at_once=at_once)
 
     def _add_graph(self, run: Run, inputs: tuple[torch.Tensor, ...]) -> None:
         net = self._state.net
@@ -559,10 +647,9 @@ class CheckpointManager:
 
     def _begin(self, run: Run, last_save: Progress, resumed: Resumed | None) -> None:
         # Also when the manager is dropped without a close, and at the end of the process.
-        weakref.finalize(self, run.release)
+        weakref.finalize(self, _give_back, self._saver, run)
         self._run = run
         self._last_attempt = last_save
-        self._saved_step = run.records[-1].global_step if run.records else None
         self._last_moment = None
         self._refusals.forget()
         run.begin()
@@ -579,6 +666,13 @@ class CheckpointManager:
     def _progress(self, moment: Moment) -> Progress:
         now = self._clock.now_seconds()
         return Progress(moment.epoch, moment.step, moment.global_step, now, is_epoch_end=moment.is_epoch_done is True)
+
+
+def _give_back(saver: Saver, run: Run) -> None:
+    failure = saver.take_failure()
+    if failure is not None:
+        warnings.warn(f"a checkpoint was not saved: {failure}", stacklevel=2)
+    saver.when_idle(run.release)
 
 
 def _end_epoch(manager: CheckpointManager | None) -> None:

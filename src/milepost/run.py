@@ -80,6 +80,8 @@ class Run:
         self._refusals = refusals
         self._lock = threading.RLock()
         self._reports: list[Report] = []
+        self._coming: int | None = None
+        self._early: list[Report] = []
         self._linked: CheckpointName | None = None
         self.ordinal, self._claim, self.records = self._claimed(after)
         self.is_claimed = True
@@ -110,15 +112,30 @@ class Run:
         """What was reported of a step after its checkpoint had been written."""
         return [report for report in self._reports if report.global_step == global_step]
 
+    def expect(self, global_step: int | None) -> None:
+        """Say that a checkpoint of this step is being written; what is reported of it meanwhile is kept for it.
+
+        None says that none is any more.
+        """
+        with self._lock:
+            self._coming = global_step
+            self._early.clear()
+
     def add(self, record: Record) -> None:
         """Count a checkpoint that has become durable; only then is another named the best, and do expired ones go."""
         with self._lock:
             self.records.append(record)
+            early, self._early, self._coming = self._early, [], None
+            for report in early:
+                self.report(report)
             self._tidy()
 
     def report(self, report: Report) -> bool:
-        """Add what was measured to the checkpoint of its step, and return whether there is one."""
+        """Add what was measured to the checkpoint of its step, and return whether there is one, or one is coming."""
         with self._lock:
+            if report.global_step == self._coming:
+                self._early.append(report)
+                return True
             found = [place for place, record in enumerate(self.records) if record.global_step == report.global_step]
             for place in found:
                 record = self.records[place]

@@ -45,6 +45,10 @@ class TrainingState:
         for name, value in self._objects.items():
             objects.check(name, value)
 
+    def optimizers(self) -> list[Optimizer]:
+        """The optimizers."""
+        return list(self._optimizers.values())
+
     def take(self, snapshot: Snapshot) -> None:
         """Gather everything."""
         if self.net is not None:

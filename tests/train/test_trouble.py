@@ -93,7 +93,7 @@ def test_a_breakpoint_that_cannot_be_saved_does_not_hide_the_exception(tmp_path,
 
 
 def refuse_all(monkeypatch):
-    def refuse(self, name, nbytes):
+    def refuse(self, name, nbytes, **settings):
         error = SaveError(name, found="No space left on device", expected="space", remedy="Free some.")
         error.errno = errno.ENOSPC
         raise error
@@ -140,7 +140,7 @@ def test_a_full_disk_is_told_once_and_the_training_goes_on(tmp_path, monkeypatch
     create = LocalStorage.create
     tries = []
 
-    def refuse(self, name, nbytes):
+    def refuse(self, name, nbytes, **settings):
         tries.append(name)
         if len(tries) <= 3:
             error = SaveError(name, found="No space left on device", expected="space", remedy="Free some.")

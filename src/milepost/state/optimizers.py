@@ -8,7 +8,7 @@ restored by the saved order, if the number and the shapes of its parameters agre
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from copy import copy
 from typing import Any
 
@@ -67,6 +67,23 @@ def take(optimizer: Optimizer, names: Mapping[int, str], snapshot: Snapshot, key
         "state": state,
         "common": snapshot.pack(common, f"{key}.common", OPTIMIZER),
     }
+
+
+def changed_by_step(optimizer: Optimizer) -> Iterator[torch.Tensor]:
+    """Give the tensors that a step changes: the parameters, and what the optimizer keeps of them."""
+    yield from parameters_of(optimizer)
+    yield from _tensors(optimizer.state)
+
+
+def _tensors(value: object) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _tensors(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _tensors(item)
 
 
 def select(saved: dict[str, Any], is_kept: Callable[[str], bool]) -> dict[str, Any] | None:

@@ -16,11 +16,13 @@ from milepost.state.values import pack
 class Snapshot:
     """Named tensors, the aliases among them, and everything else as JSON.
 
-    The tensors are live: their bytes are taken when `arrays` are written, so nothing may change them until then.
+    The tensors are live: their bytes are taken when `arrays` are written, so nothing may change them until then, but
+    for a `milepost.state.guard.Guard`.
     """
 
     def __init__(self) -> None:
         self.arrays: dict[str, Array] = {}
+        self.tensors: dict[str, torch.Tensor] = {}
         self.aliases: dict[str, str] = {}
         self.state: dict[str, Any] = {}
 
@@ -28,6 +30,7 @@ class Snapshot:
         """Add a tensor under a name that is still free."""
         self._claim(name)
         self.arrays[name] = array_of(name, kind, tensor)
+        self.tensors[name] = tensor
 
     def keep_text(self, name: str, kind: str, text: str) -> None:
         """Add a text under a name that is still free."""

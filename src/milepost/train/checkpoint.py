@@ -148,7 +148,7 @@ class ModelCheckpoint(Callback):
             return
         if error is not None and self.config.exception_save:
             manager.save_after_exception()
-        manager.close()
+        manager.close_after(error)
         self._latest, self._best = manager.latest(), self._best_of(manager)
 
     def _best_of(self, manager: CheckpointManager) -> Path | None:
