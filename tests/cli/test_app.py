@@ -31,6 +31,7 @@ ARGUMENTS = {
     "show": ["{}", "w"],
     "verify": ["{}"],
     "diff": ["{}", "{}"],
+    "convert": ["{}", "out.ckpt"],
     "average": ["{}", "{}", "--output=soup.ckpt"],
     "export": ["{}", "{}", "--output=net.onnx"],
     "prune": ["{}", "--keep-last=1"],

@@ -15,7 +15,7 @@ from milepost._version import __version__
 from milepost.cli.output import DONE, INTERRUPTED, PIPE_CLOSED, REFUSED, clean
 from milepost.errors import MilepostError
 
-COMMANDS = ("ls", "inspect", "show", "verify", "diff", "average", "export", "prune")
+COMMANDS = ("ls", "inspect", "show", "verify", "diff", "convert", "average", "export", "prune")
 """In the order of the help; each is `command` of the module of its name."""
 
 

@@ -83,13 +83,13 @@ def key_options(function: Callable[..., Any]) -> Callable[..., Any]:
     )
     @wraps(function)
     def with_key(*arguments: Any, dec_key_file: Path | None, dec_mode: str, **options: Any) -> Any:
-        content = None if dec_key_file is None else _read_key(dec_key_file)
+        content = None if dec_key_file is None else read_key(dec_key_file)
         return function(*arguments, key=Key(content, dec_mode), **options)
 
     return with_key
 
 
-def _read_key(path: Path) -> bytes:
+def read_key(path: Path) -> bytes:
     """Read a key. What an editor or echo adds at the end of a file is no part of one."""
     with LocalStorage(path.parent).open(path.name) as file:
         content = file.read(0, min(file.nbytes, _MOST_KEY_NBYTES))

@@ -27,7 +27,8 @@ _WIDE = 10_000
 _LEAST = 12
 """Columns that are left to a column of a table that gives way."""
 
-_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
+UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
+"""Of bytes, in powers of 1000."""
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead, for programs.")
 
@@ -109,10 +110,10 @@ def size(nbytes: int) -> str:
     """
     step = 0
     value = float(nbytes)
-    while value >= 999.95 and step < len(_UNITS) - 1:
+    while value >= 999.95 and step < len(UNITS) - 1:
         value /= 1000
         step += 1
-    return f"{nbytes} B" if step == 0 else f"{value:.1f} {_UNITS[step]}"
+    return f"{nbytes} B" if step == 0 else f"{value:.1f} {UNITS[step]}"
 
 
 def age(seconds: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, cast
 
@@ -31,6 +32,7 @@ def convert(
     enc_key: bytes | None = None,
     enc_mode: str = DEFAULT,
     crc_check: bool = False,
+    on_read: Callable[[int], object] = lambda _: None,
 ) -> Path:
     """Write what a file holds into a file of another kind, bit for bit; it is durable when the call returns.
 
@@ -51,6 +53,7 @@ def convert(
         enc_key: The key to encrypt a `.ckpt` with.
         enc_mode: How to.
         crc_check: Whether to add the CRC-32 that MindSpore checks, to a `.ckpt` or to safetensors.
+        on_read: Is told of the bytes of each content that was read.
 
     Returns:
         The path of what was written: `dst`, or the index of the shards.
@@ -76,26 +79,36 @@ def convert(
     if max_shard_nbytes is not None:
         _check_shards(max_shard_nbytes, target)
     with open_file(src, dec_key=dec_key, dec_mode=dec_mode) as file:
-        return _write(file, target, packaging, max_shard_nbytes)
+        return _write(file, target, packaging, max_shard_nbytes, on_read)
 
 
-def _write(file: OpenFile, target: Path, packaging: Packaging | None, max_shard_nbytes: int | None) -> Path:
+def _write(
+    file: OpenFile,
+    target: Path,
+    packaging: Packaging | None,
+    max_shard_nbytes: int | None,
+    on_read: Callable[[int], object],
+) -> Path:
     storage = LocalStorage(target.parent)
     if packaging is None:
         from milepost.interop.torch_writer import write_torch
 
-        write_torch(storage, target.name, file)
+        write_torch(storage, target.name, file, on_read)
         return target
-    arrays = [_array(file, entry) for entry in file.index.entries.values()]
+    arrays = [_array(file, entry, on_read) for entry in file.index.entries.values()]
     if max_shard_nbytes is not None and sum(entry.nbytes for entry in file.index.entries.values()) > max_shard_nbytes:
         return target.parent / sharding.write(storage, target.name, file.index, arrays, max_shard_nbytes, packaging)
     write(storage, target.name, packaging.lay_out(arrays, file.index.metadata, file.index.aliases))
     return target
 
 
-def _array(file: OpenFile, entry: Entry) -> Array:
-    name = entry.spec.name
-    return Array(entry.spec, entry.kind, lambda: memoryview(file.read(name)), checksum=entry.checksum)
+def _array(file: OpenFile, entry: Entry, on_read: Callable[[int], object]) -> Array:
+    def content() -> memoryview:
+        read = memoryview(file.read(entry.spec.name))
+        on_read(len(read))
+        return read
+
+    return Array(entry.spec, entry.kind, content, checksum=entry.checksum)
 
 
 def _path(dst: object) -> Path:

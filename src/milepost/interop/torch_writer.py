@@ -10,7 +10,7 @@ import mmap
 import os
 import tempfile
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import IO, Any
 
@@ -32,7 +32,9 @@ _OVERHEAD_NBYTES = 1 << 10
 """What torch puts around each tensor, at most; only to see beforehand whether there is room."""
 
 
-def write_torch(storage: LocalStorage, name: str, file: OpenFile) -> None:
+def write_torch(
+    storage: LocalStorage, name: str, file: OpenFile, on_read: Callable[[int], object] = lambda _: None
+) -> None:
     """Write what `file` holds; what came from torch as it was there, everything else as an ordered dict of tensors.
 
     Raises:
@@ -44,7 +46,7 @@ def write_torch(storage: LocalStorage, name: str, file: OpenFile) -> None:
         stream = _Stream(new)
         try:
             with tempfile.TemporaryFile(dir=storage.directory) as spool:
-                torch.save(_tree(file, _mapped(file, spool)), stream)  # type: ignore[arg-type]  # it only writes
+                torch.save(_tree(file, _mapped(file, spool, on_read)), stream)  # type: ignore[arg-type]  # it only writes
         except SaveError:
             raise
         except OSError as error:
@@ -75,7 +77,9 @@ class _Stream:
         """Nothing is kept back."""
 
 
-def _mapped(file: OpenFile, spool: IO[bytes]) -> dict[str, tuple[Fact, torch.Tensor | str]]:
+def _mapped(
+    file: OpenFile, spool: IO[bytes], on_read: Callable[[int], object]
+) -> dict[str, tuple[Fact, torch.Tensor | str]]:
     """Every entry with its checksum, as a tensor over the spool file, or as a text."""
     facts: dict[str, Fact] = {}
     texts: dict[str, str] = {}
@@ -89,6 +93,7 @@ def _mapped(file: OpenFile, spool: IO[bytes]) -> dict[str, tuple[Fact, torch.Ten
             spool.seek(-spool.tell() % _ALIGNMENT, os.SEEK_CUR)
             places[name] = spool.tell()
             spool.write(content)
+        on_read(len(content))
         del content  # before the next one is read
     spool.flush()
     memory = mmap.mmap(spool.fileno(), 0) if places else None
