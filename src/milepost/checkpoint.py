@@ -105,8 +105,7 @@ def save_checkpoint(
             expected="a mapping name -> value",
             remedy="Leave it out for none.",
         )
-    for name, value in (append_dict or {}).items():
-        _keep(snapshot, name, "appended", value)
+    append(snapshot, append_dict or {})
     storage = LocalStorage(path.parent)
     store(storage, path.name, snapshot, facts, packaging, is_durable=durable)
     if isinstance(save_obj, nn.Module):
@@ -388,6 +387,17 @@ def _source(parameters: Mapping[str, Any], part: str) -> tuple[modules.Source, C
         device=opened.device,
     )
     return source, foreign
+
+
+def append(snapshot: Snapshot, values: Mapping[str, Any]) -> None:
+    """Add values of the user's own to a snapshot.
+
+    Raises:
+        UnsupportedStateError: A value cannot be stored.
+        SettingTypeError: A name is no text.
+    """
+    for name, value in values.items():
+        _keep(snapshot, name, "appended", value)
 
 
 def store(

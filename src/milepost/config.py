@@ -5,13 +5,19 @@ from __future__ import annotations
 import numbers
 import sys
 import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from milepost.errors import SettingError, SettingTypeError
+from milepost.format.containers import Packaging
+from milepost.format.encryption import DEFAULT as DEFAULT_MODE
 from milepost.policy.checks import check_count, check_policy
 from milepost.policy.keep import KeepAll, KeepBest, KeepEither, KeepLast, KeepOnePer, KeepPolicy
 from milepost.policy.save import EverySeconds, EverySteps, Never, SavePolicy
+
+APPENDED = ("epoch_num", "step_num")
+"""What `append_info` can name; MindSpore's names."""
 
 _REMEDY = "Give a number above 0, or None to cancel the policy."
 
@@ -75,6 +81,12 @@ class CheckpointConfig:
         monitor: The metric that says which checkpoints are the best, or None for no such choice.
         mode: Whether the best has the highest value, ``"max"``, or the lowest, ``"min"``.
         keep_best: How many of the best to keep. An int from 1.
+        append_info: What each checkpoint holds beside the training's state, under MindSpore's names: ``"epoch_num"``,
+            ``"step_num"`` (over all epochs), and at most one dict of further values, as `save_checkpoint` appends them.
+        enc_key: The key to encrypt each checkpoint with, as `save_checkpoint`; whoever goes on with the training needs
+            it too.
+        enc_mode: How they are encrypted.
+        crc_check: Whether each has the CRC-32 that MindSpore checks.
         save: The policy that says when a save is due, in place of the two settings.
         keep: The policy that says which checkpoints are kept, in place of the two settings.
 
@@ -90,7 +102,8 @@ class CheckpointConfig:
         CheckpointConfig(save_checkpoint_steps=0, save_checkpoint_seconds=60, keep_checkpoint_max=5,
                          keep_checkpoint_per_n_minutes=0, on_error='raise', exception_save=False, save_on_signal=False,
                          async_save=False, when_busy='wait', check_snapshots=False,
-                         monitor=None, mode='max', keep_best=1, save=None, keep=None)
+                         monitor=None, mode='max', keep_best=1, append_info=None, enc_mode='AES-GCM', crc_check=False,
+                         save=None, keep=None)
         >>> CheckpointConfig(save_checkpoint_steps=None).save_policy()
         Never()
         >>> CheckpointConfig(keep_checkpoint_max=None).keep_policy()
@@ -115,6 +128,10 @@ class CheckpointConfig:
     monitor: str | None = field(default=None, kw_only=True)
     mode: Literal["max", "min"] = field(default="max", kw_only=True)
     keep_best: int = field(default=1, kw_only=True)
+    append_info: Sequence[str | Mapping[str, Any]] | None = field(default=None, kw_only=True)
+    enc_key: bytes | None = field(default=None, kw_only=True, repr=False)
+    enc_mode: str = field(default=DEFAULT_MODE, kw_only=True)
+    crc_check: bool = field(default=False, kw_only=True)
     save: SavePolicy | None = field(default=None, kw_only=True)
     keep: KeepPolicy | None = field(default=None, kw_only=True)
 
@@ -133,6 +150,8 @@ class CheckpointConfig:
             )
         self._check_choices()
         self._check_best()
+        self._check_appended()
+        self.packaging()
         if self._is_replaced("save", "is_due", save_checkpoint_steps=steps, save_checkpoint_seconds=seconds):
             steps = seconds = 0
         if self._is_replaced("keep", "expired", keep_checkpoint_max=count, keep_checkpoint_per_n_minutes=minutes):
@@ -160,6 +179,35 @@ class CheckpointConfig:
     def save_mode(self) -> Literal["sync", "copied", "lazy"]:
         """Return how saves and the training go together."""
         return "lazy" if self.async_save == "lazy" else "copied" if self.async_save else "sync"
+
+    def packaging(self) -> Packaging:
+        """Return what goes around each checkpoint."""
+        return Packaging(enc_key=self.enc_key, enc_mode=self.enc_mode, crc_check=self.crc_check)
+
+    def appended(self, epoch: int, global_step: int) -> dict[str, Any]:
+        """Return what is appended to the checkpoint of a moment, by name."""
+        values: dict[str, Any] = {}
+        for item in self.append_info or ():
+            values |= {item: {"epoch_num": epoch, "step_num": global_step}[item]} if isinstance(item, str) else item
+        return values
+
+    def _check_appended(self) -> None:
+        infos = self.append_info or ()
+        if isinstance(infos, str) or not isinstance(infos, Sequence):
+            raise SettingTypeError("append_info", found=repr(infos), expected="a list", remedy='Give ["epoch_num"].')
+        texts = [info for info in infos if isinstance(info, str)]
+        maps = [info for info in infos if isinstance(info, Mapping)]
+        if len(texts) + len(maps) != len(infos) or not all(isinstance(key, str) for each in maps for key in each):
+            raise SettingTypeError(
+                "append_info", found=repr(infos), expected="names, and a dict with names", remedy="Give these."
+            )
+        if not {*texts} <= {*APPENDED} or len(maps) > 1:
+            raise SettingError(
+                "append_info",
+                found=repr(infos),
+                expected=" and ".join(map(repr, APPENDED)) + ", and at most one dict",
+                remedy="Put values of your own into the dict.",
+            )
 
     def _keep_policy_but_the_best(self) -> KeepPolicy:
         if self.keep is not None:

@@ -28,11 +28,13 @@ from milepost.catalog.facts import metrics_to_json
 from milepost.catalog.ledger import Report
 from milepost.catalog.names import BREAKPOINT, CheckpointName, check_prefix, parse
 from milepost.catalog.records import Record
-from milepost.checkpoint import open_checkpoint
+from milepost.checkpoint import append, open_checkpoint
 from milepost.config import CheckpointConfig
+from milepost.engine.sealed import SealedStorage
 from milepost.errors import (
     CheckpointNotFoundError,
     DamagedCheckpointError,
+    DecryptionError,
     MilepostError,
     NotACheckpointError,
     ReadError,
@@ -153,10 +155,10 @@ class CheckpointManager:
                 "config", found=repr(config), expected="a CheckpointConfig", remedy="Build it with CheckpointConfig()."
             )
         self._prefix = check_prefix(prefix)
-        self._storage = LocalStorage(check_directory(directory))
+        self._config = config or CheckpointConfig()
+        self._storage = self._folder(check_directory(directory))
         self._state = TrainingState(net, optimizer, objects)
         self._loader = loader
-        self._config = config or CheckpointConfig()
         self._clock = clock or Clock()
         self._refusals = Refusals(self._config.on_error)
         self._saver = Saver(
@@ -251,6 +253,7 @@ class CheckpointManager:
 
         Raises:
             CheckpointNotFoundError: There is none.
+            DecryptionError: There are encrypted ones, and none that opens.
             LoadError: The checkpoint does not fit the network, the optimizer or another object; nothing has changed.
             RunInUseError: A living process is at work on the run.
         """
@@ -258,7 +261,7 @@ class CheckpointManager:
         if which not in ("auto", "must"):
             path = _checkpoint_path(which)
             is_newest = path.parent.resolve() == self._storage.directory.resolve() and self._is_newest(path.name)
-            with open_checkpoint(LocalStorage(path.parent), path.name) as parameters:
+            with open_checkpoint(self._folder(path.parent), path.name) as parameters:
                 return self._go_on(parameters, path.name if is_newest else None, steps_per_epoch, strict)
         passed_over: list[MilepostError] = []
         for record in records.newest_first(self._storage, self._prefix, lambda found: passed_over.append(found.error)):
@@ -267,11 +270,14 @@ class CheckpointManager:
                 with open_checkpoint(self._storage, name) as parameters:
                     parameters.verify()
                     progress = self._go_on(parameters, None if passed_over else name, steps_per_epoch, strict)
-            except (DamagedCheckpointError, NotACheckpointError, ReadError) as error:
+            except (DamagedCheckpointError, DecryptionError, NotACheckpointError, ReadError) as error:
                 passed_over.append(error)
             else:
                 tell(passed_over)
                 return progress
+        closed = [error for error in passed_over if isinstance(error, DecryptionError)]
+        if closed:  # not one opens: that is the key, and to begin anew is not what is meant
+            raise closed[0]
         tell(passed_over)
         if which == "must":
             raise CheckpointNotFoundError(
@@ -304,7 +310,7 @@ class CheckpointManager:
         """
         path = _checkpoint_path(which)
         self._saver.wait()  # what is being saved must not be changed
-        with open_checkpoint(LocalStorage(path.parent), path.name) as parameters:
+        with open_checkpoint(self._folder(path.parent), path.name) as parameters:
             loads = self._state.prepare(parameters, strict=strict)
             apply(loads)
         return tuple(load.report for load in loads)
@@ -563,12 +569,17 @@ class CheckpointManager:
                 metrics |= report.metrics
         return metrics
 
+    def _folder(self, directory: str | os.PathLike[str]) -> LocalStorage:
+        """A folder of checkpoints such as this manager writes."""
+        return SealedStorage(directory, self._config.packaging())
+
     def _write(self, run: Run, moment: Moment, suffix: str, began: float, *, at_once: bool) -> None:
         name = run.name(moment.epoch, moment.step, suffix)
         created = self._clock.unix_seconds()
         metrics = self._metrics(moment)
         snapshot = Snapshot()
         self.take_state(snapshot)
+        append(snapshot, self._config.appended(moment.epoch, moment.global_step))
         is_current = moment.global_step == self.progress.global_step
         if moment.loader is not None and is_current and keeps_state(moment.loader):
             place = moment.loader.state_dict()  # type: ignore[attr-defined]

@@ -9,6 +9,7 @@ import pytest
 from milepost.errors import DamagedCheckpointError, MilepostError
 from milepost.format import containers, crc
 from milepost.format.ckpt import Checksum
+from milepost.format.spec import Filtered
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def test_a_trailer_is_what_mindspore_writes(plain, trailed):
         def release(self):
             pass
 
-    layout = crc.WithCrc(Layout())
+    layout = Filtered(Layout(), crc.Trailer())
     assert b"".join(layout.chunks()) == trailed
     assert layout.nbytes == len(trailed)
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from milepost.errors import DamagedCheckpointError, DecryptionError, MilepostError, MissingExtraError, SettingError
 from milepost.format import encryption
-from milepost.format.encryption import MODES, Decrypted, Encrypted, mode_of
+from milepost.format.encryption import MODES, Decrypted, Encryption, mode_of
+from milepost.format.spec import Filtered
 
 KEY = b"0123456789abcdef"
 
@@ -39,7 +40,7 @@ def small_blocks(monkeypatch):
 
 
 def encrypted(content, mode="AES-GCM", key=KEY) -> bytes:
-    layout = Encrypted(Layout(content), key, mode)
+    layout = Filtered(Layout(content), Encryption(key, mode))
     file = b"".join(layout.chunks())
     assert len(file) == layout.nbytes
     return file
@@ -153,5 +154,5 @@ def test_any_file_ends_in_our_errors(mode, parts, data):
 def test_the_arrays_are_released_with_the_file():
     """So that a snapshot may go on."""
     layout = Layout(b"abc")
-    Encrypted(layout, KEY, "AES-GCM").release()
+    Filtered(layout, Encryption(KEY, "AES-GCM")).release()
     assert layout.released == 1

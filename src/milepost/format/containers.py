@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from milepost.errors import DecryptionError, SettingError, SettingTypeError
 from milepost.format import ckpt, encryption, safetensors
-from milepost.format.crc import WithCrc
-from milepost.format.spec import Array, Index, Layout, Source
+from milepost.format.crc import Trailer
+from milepost.format.spec import Array, Filter, Filtered, Index, Layout, Source
 
 
 def read_index(source: Source, where: str) -> Index:
@@ -105,10 +105,14 @@ class Packaging:
         """Lay out a file, as `ckpt.plan` and `safetensors.plan` do, with the same errors."""
         if self.format == "safetensors":
             return safetensors.plan(arrays, metadata, aliases, crc=self.crc_check)
-        layout: Layout = ckpt.plan(arrays, metadata, aliases)
+        layout, around = ckpt.plan(arrays, metadata, aliases), self.around()
+        return layout if around is None else Filtered(layout, around)
+
+    def around(self) -> Filter | None:
+        """What goes around the bytes of a `.ckpt`."""
         if self.enc_key is not None:
-            return encryption.Encrypted(layout, self.enc_key, self.enc_mode)
-        return WithCrc(layout) if self.crc_check else layout
+            return encryption.Encryption(self.enc_key, self.enc_mode)
+        return Trailer() if self.crc_check else None
 
 
 PLAIN = Packaging()

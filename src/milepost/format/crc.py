@@ -8,7 +8,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 
-from milepost.format.spec import Layout, Source
+from milepost.format.spec import Source
 from milepost.format.wire import damaged
 
 MAGIC = b"crc_num"
@@ -46,25 +46,21 @@ def check(source: Source, where: str) -> None:
         raise damaged(where, end, f"contents with the CRC-32 {crc:08x}", f"{expected:08x}, as saved")
 
 
-class WithCrc:
-    """A file laid out, with a trailer behind it."""
+class Trailer:
+    """Puts the trailer behind one stream; a `Filter`."""
 
-    def __init__(self, layout: Layout) -> None:
-        self._layout = layout
+    def __init__(self) -> None:
+        self._crc = 0
 
-    @property
-    def nbytes(self) -> int:
-        """The exact size of the file in bytes."""
-        return self._layout.nbytes + NBYTES
+    def nbytes_of(self, nbytes: int) -> int:
+        """How many bytes `nbytes` become."""
+        return nbytes + NBYTES
 
-    def chunks(self) -> Iterator[bytes | memoryview]:
-        """Stream the file."""
-        crc = 0
-        for chunk in self._layout.chunks():
-            crc = zlib.crc32(chunk, crc)
-            yield chunk
-        yield MAGIC + crc.to_bytes(_DIGITS, "big")
+    def take(self, chunk: memoryview | bytes) -> Iterator[memoryview | bytes]:
+        """Take in the next bytes, and give them on."""
+        self._crc = zlib.crc32(chunk, self._crc)
+        yield chunk
 
-    def release(self) -> None:
-        """Release the arrays."""
-        self._layout.release()
+    def finish(self) -> Iterator[bytes]:
+        """Give the trailer."""
+        yield MAGIC + self._crc.to_bytes(_DIGITS, "big")

@@ -16,7 +16,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from milepost.errors import DecryptionError, MissingExtraError, SettingError, SettingTypeError
-from milepost.format.spec import Layout, Source
+from milepost.format.spec import Source
 from milepost.format.wire import damaged
 
 if TYPE_CHECKING:
@@ -125,50 +125,45 @@ def _cipher(mode: Mode, key: bytes, vector: bytes, tag: bytes | None = None) -> 
     return Cipher(getattr(algorithms, mode.algorithm)(key), operation)
 
 
-class Encrypted:
-    """A file laid out, encrypted as it is streamed: memory holds a block of it.
+class Encryption:
+    """Encrypts one stream, in blocks; a `Filter`. Memory holds one of them.
 
     Args:
-        layout: The file.
         key: 16, 24 or 32 bytes (SM4: 16).
         mode: A name of `MODES`.
     """
 
-    def __init__(self, layout: Layout, key: bytes, mode: str) -> None:
-        self._layout = layout
+    def __init__(self, key: bytes, mode: str) -> None:
         self._key = key
         self._mode = checked_mode(key, mode, "enc")
+        self._pending = bytearray()
 
-    @property
-    def nbytes(self) -> int:
-        """The exact size of the file in bytes."""
-        whole, rest = divmod(self._layout.nbytes, CHUNK_NBYTES)
+    def nbytes_of(self, nbytes: int) -> int:
+        """How many bytes `nbytes` become."""
+        whole, rest = divmod(nbytes, CHUNK_NBYTES)
         return whole * self._block_nbytes(CHUNK_NBYTES) + (self._block_nbytes(rest) if rest else 0)
 
     def _block_nbytes(self, nbytes: int) -> int:
         filled = nbytes if self._mode.tag_nbytes else nbytes + BLOCK_NBYTES - nbytes % BLOCK_NBYTES
         return self._mode.head_nbytes + filled
 
-    def chunks(self) -> Iterator[bytes | memoryview]:
-        """Stream the file."""
-        pending = bytearray()
-        for chunk in self._layout.chunks():
-            rest = memoryview(chunk)
-            while rest:
-                room = CHUNK_NBYTES - len(pending)
-                pending += rest[:room]
-                rest = rest[room:]
-                if len(pending) == CHUNK_NBYTES:
-                    yield self._block(pending)
-                    pending = bytearray()
-        if pending:
-            yield self._block(pending)
+    def take(self, chunk: memoryview | bytes) -> Iterator[bytes]:
+        """Take in the next bytes, and give the blocks that are full."""
+        rest = memoryview(chunk)
+        while rest:
+            room = CHUNK_NBYTES - len(self._pending)
+            self._pending += rest[:room]
+            rest = rest[room:]
+            if len(self._pending) == CHUNK_NBYTES:
+                yield self._block()
 
-    def release(self) -> None:
-        """Release the arrays."""
-        self._layout.release()
+    def finish(self) -> Iterator[bytes]:
+        """Give the last block."""
+        if self._pending:
+            yield self._block()
 
-    def _block(self, content: bytearray) -> bytes:
+    def _block(self) -> bytes:
+        content, self._pending = self._pending, bytearray()
         mode = self._mode
         vector = os.urandom(VECTOR_NBYTES)
         if not mode.tag_nbytes:

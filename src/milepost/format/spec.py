@@ -135,3 +135,39 @@ class Layout(Protocol):
 
     def release(self) -> None:
         """Release the arrays that are not yet: the save is done, or given up."""
+
+
+class Filter(Protocol):
+    """What goes around a file: makes of its bytes, as they come, other bytes. One filter is for one file."""
+
+    def nbytes_of(self, nbytes: int) -> int:
+        """How many bytes `nbytes` become."""
+
+    def take(self, chunk: memoryview | bytes) -> Iterator[memoryview | bytes]:
+        """Take in the next bytes, and give what is ready; exhausted before the next call."""
+
+    def finish(self) -> Iterator[bytes]:
+        """Give the rest."""
+
+
+class Filtered:
+    """A file laid out, with what goes around it."""
+
+    def __init__(self, layout: Layout, around: Filter) -> None:
+        self._layout = layout
+        self._around = around
+
+    @property
+    def nbytes(self) -> int:
+        """The exact size of the file in bytes."""
+        return self._around.nbytes_of(self._layout.nbytes)
+
+    def chunks(self) -> Iterator[bytes | memoryview]:
+        """Stream the file, once."""
+        for chunk in self._layout.chunks():
+            yield from self._around.take(chunk)
+        yield from self._around.finish()
+
+    def release(self) -> None:
+        """Release the arrays."""
+        self._layout.release()
