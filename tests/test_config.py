@@ -86,6 +86,10 @@ def test_settings_may_be_given_by_position():
         "monitor": "None",
         "mode": "max",
         "keep_best": "1",
+        "append_info": "None",
+        "enc_key": "None",
+        "enc_mode": "AES-GCM",
+        "crc_check": "False",
         "save": "None",
         "keep": "None",
     }
