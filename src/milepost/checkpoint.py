@@ -25,10 +25,12 @@ from milepost.errors import (
     SettingTypeError,
 )
 from milepost.format.containers import PLAIN, Packaging
+from milepost.format.dialect import DIALECT, check_dialect
 from milepost.format.encryption import DEFAULT as DEFAULT_MODE
 from milepost.interop.files import open_file
 from milepost.interop.mindspore import loading
 from milepost.interop.mindspore import optimizers as foreign_optimizers
+from milepost.interop.mindspore.writing import speak
 from milepost.parameters import Parameters, no_part, sound
 from milepost.state import modules, optimizers
 from milepost.state.names import has_prefix
@@ -53,6 +55,7 @@ def save_checkpoint(
     enc_mode: str = DEFAULT_MODE,
     crc_check: bool = False,
     durable: bool = True,
+    dialect: str | None = None,
 ) -> Path:
     """Save parameters to a file that Milepost and MindSpore read; it is durable when the call returns.
 
@@ -69,11 +72,13 @@ def save_checkpoint(
         crc_check: Whether to add the CRC-32 that MindSpore checks; Milepost's own checksums are always there.
         durable: Whether to return only when the file would survive a power cut. Without, it takes as long as memory
             and not as long as the disk; it is never half there for other processes, or after a kill, all the same.
+        dialect: For a module, whose names and shapes to write: as `CheckpointConfig.dialect`.
 
     Returns:
         The path that was written.
 
     Raises:
+        SettingError: A dialect without a module, whose parts say what is called what.
         UnsupportedStateError: A value cannot be stored; nothing is written.
         SettingError: Settings that cannot be meant, or exclude each other; nothing is written.
         SaveError: The file system refused; a file of that name is as before.
@@ -91,8 +96,19 @@ def save_checkpoint(
         path = path.with_name(f"{path.name}.{packaging.format}")
     snapshot = Snapshot()
     facts: dict[str, Any] = {}
+    if dialect is not None:
+        check_dialect(dialect)
+        if not isinstance(save_obj, nn.Module):
+            raise SettingError(
+                "dialect",
+                found=f"a {type(save_obj).__name__} to be saved",
+                expected="a module, whose parts say what is called what",
+                remedy="Load the parameters into the network first, and save that.",
+            )
     if isinstance(save_obj, nn.Module):
         modules.take(save_obj, snapshot)
+        if dialect is not None:
+            facts[DIALECT] = speak(snapshot, dialect, save_obj)
     elif isinstance(save_obj, Parameters):
         facts = _keep_parameters(snapshot, save_obj)
     else:

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar
 
 from milepost.errors import SettingError, SettingTypeError
 from milepost.format.containers import Packaging
+from milepost.format.dialect import check_dialect
 from milepost.format.encryption import DEFAULT as DEFAULT_MODE
 from milepost.policy.checks import check_count, check_policy
 from milepost.policy.keep import KeepAll, KeepBest, KeepEither, KeepLast, KeepOnePer, KeepPolicy
@@ -87,6 +88,9 @@ class CheckpointConfig:
             it too.
         enc_mode: How they are encrypted.
         crc_check: Whether each has the CRC-32 that MindSpore checks.
+        dialect: Another framework's names and shapes to write, ``"mindspore"``, so that it loads the checkpoints by
+            itself; or those of a ResNet of its model zoos, ``"mindspore-r0.6"`` and ``"mindspore-mindcv"``. Milepost
+            reads them back as if nothing were different (``docs/mindspore.md``).
         save: The policy that says when a save is due, in place of the two settings.
         keep: The policy that says which checkpoints are kept, in place of the two settings.
 
@@ -103,7 +107,7 @@ class CheckpointConfig:
                          keep_checkpoint_per_n_minutes=0, on_error='raise', exception_save=False, save_on_signal=False,
                          async_save=False, when_busy='wait', check_snapshots=False,
                          monitor=None, mode='max', keep_best=1, append_info=None, enc_mode='AES-GCM', crc_check=False,
-                         save=None, keep=None)
+                         dialect=None, save=None, keep=None)
         >>> CheckpointConfig(save_checkpoint_steps=None).save_policy()
         Never()
         >>> CheckpointConfig(keep_checkpoint_max=None).keep_policy()
@@ -132,6 +136,7 @@ class CheckpointConfig:
     enc_key: bytes | None = field(default=None, kw_only=True, repr=False)
     enc_mode: str = field(default=DEFAULT_MODE, kw_only=True)
     crc_check: bool = field(default=False, kw_only=True)
+    dialect: str | None = field(default=None, kw_only=True)
     save: SavePolicy | None = field(default=None, kw_only=True)
     keep: KeepPolicy | None = field(default=None, kw_only=True)
 
@@ -221,6 +226,8 @@ class CheckpointConfig:
             raise SettingError(
                 "on_error", found=repr(self.on_error), expected='"raise" or "warn"', remedy='Give "warn" to train on.'
             )
+        if self.dialect is not None:
+            check_dialect(self.dialect)
         if not isinstance(self.async_save, bool) and self.async_save not in ("copied", "lazy"):
             raise SettingError(
                 "async_save",

@@ -600,6 +600,8 @@ class CheckpointManager:
             "metrics": metrics_to_json(metrics),
             "history": ledger.encode(moment.history),
         }
+        if self._config.dialect is not None:
+            facts |= self._state.speak(snapshot, self._config.dialect, moment.global_step)
         refusals, net, storage, global_step = self._refusals, self._state.net, self._storage, moment.global_step
 
         def then(stat: Stat) -> None:  # also in a thread that outlives this manager

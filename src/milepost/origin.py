@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from milepost.engine.reader import Reader
 from milepost.errors import MilepostError
 from milepost.format.ckpt import Checksum
+from milepost.format.dialect import native
 from milepost.format.spec import Index
 from milepost.state.tensors import content_of
 from milepost.storage.base import Storage
@@ -31,7 +32,7 @@ def saved(net: nn.Module, storage: Storage, name: str) -> None:
     def index() -> Index:
         reader = Reader(storage, name)
         reader.close()
-        return reader.index
+        return native(reader.index, reader.where)[0]
 
     _LAST[net] = (name, index)
 

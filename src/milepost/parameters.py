@@ -14,7 +14,8 @@ import torch
 from milepost.engine.open_file import OpenFile
 from milepost.errors import DamagedCheckpointError, MilepostError, NothingLoadedError
 from milepost.format.ckpt import decode_text
-from milepost.format.spec import ArraySpec
+from milepost.format.dialect import native
+from milepost.format.spec import ArraySpec, Entry
 from milepost.state import modules, optimizers
 from milepost.state.report import LoadReport, fold
 from milepost.state.tensors import as_value, bytes_of, empty, fills_from
@@ -39,8 +40,8 @@ class Parameters(MutableMapping[str, "torch.Tensor | str"]):
     """
 
     def __init__(self, reader: OpenFile, *, is_mapped: bool = False) -> None:
-        self.index = index = reader.index
-        self._reader = reader
+        self.index, self._stored_names = native(reader.index, reader.where)
+        self._reader, index = reader, self.index
         self._is_mapped = is_mapped
         # Tied names share one key, and so one tensor, as they did when they were saved.
         keys = {name: index.aliases.get(name, name) for name in [*index.entries, *index.aliases]}
@@ -56,10 +57,14 @@ class Parameters(MutableMapping[str, "torch.Tensor | str"]):
 
     def kind(self, name: str) -> str:
         """What `name` is to the training: one of `milepost.format.spec.KINDS`."""
-        entry = self._reader.index.entries.get(self._keys[name])
+        entry = self.index.entries.get(self._keys[name])
         if entry is None:
             return "appended"
         return "unknown" if entry.kind == modules.EXTRA else entry.kind  # seen only by `part`
+
+    def _entry(self, name: str) -> Entry:
+        """The entry that holds the content of `name`; its own name and shape are PyTorch's."""
+        return self.index.entries[self.index.aliases.get(name, name)]
 
     def part(self, part: str) -> Parameters:
         """The module that was stored beside the network under this name, as if it were the network.
@@ -90,13 +95,13 @@ class Parameters(MutableMapping[str, "torch.Tensor | str"]):
 
     def fetch(self, name: str) -> torch.Tensor | str:
         """Read an entry of the file anew, whether it is among the names or not."""
-        entry = self._reader.entry(name)
+        entry = self._entry(name)
         if entry.spec.dtype == "str":
-            return decode_text(self._reader.read(name), f"{self.where}, entry {name!r}")
+            return decode_text(self._reader.read(self._stored_names.get(name, name)), f"{self.where}, entry {name!r}")
         tensor = self._mapped(name, entry.spec) if self._is_mapped else None
         if tensor is None:
             tensor = empty(self.where, entry.spec)
-            self._reader.read_into(name, bytes_of(tensor))
+            self._reader.read_into(self._stored_names.get(name, name), bytes_of(tensor))
         if tensor.dtype == torch.bool and tensor.numel() and tensor.view(torch.uint8).max() > 1:
             raise DamagedCheckpointError(
                 f"{self.where}, entry {name!r}",
@@ -109,7 +114,7 @@ class Parameters(MutableMapping[str, "torch.Tensor | str"]):
     def _mapped(self, name: str, spec: ArraySpec) -> torch.Tensor | None:
         """The tensor in the file's map; None where the content does not lie there as memory does."""
         flat = empty(self.where, replace(spec, shape=(0,)))
-        content = self._reader.view(name, flat.itemsize)
+        content = self._reader.view(self._stored_names.get(name, name), flat.itemsize)
         return None if content is None else torch.frombuffer(content, dtype=flat.dtype).reshape(spec.shape)
 
     def fetch_tensor(self, name: str) -> torch.Tensor:
@@ -123,7 +128,7 @@ class Parameters(MutableMapping[str, "torch.Tensor | str"]):
     def referred(self) -> Callable[[str], torch.Tensor]:
         """Return a `fetch_tensor` for one load; a state that refers to much a thousand times is refused by it."""
         held = [value.nbytes for value in self._values.values() if isinstance(value, torch.Tensor)]
-        room = sum(held, self._reader.index.nbytes)
+        room = sum(held, self.index.nbytes)
 
         def fetch_tensor(name: str) -> torch.Tensor:
             nonlocal room
@@ -185,7 +190,7 @@ class Parameters(MutableMapping[str, "torch.Tensor | str"]):
         key = self._keys[name]
         if key in self._values:
             return as_value(name, self._values[key])
-        spec = self._reader.entry(key).spec
+        spec = self._entry(key).spec
         return "" if spec.dtype == "str" else empty(self.where, spec, "meta")
 
     def check(self, name: str) -> None:
@@ -193,10 +198,10 @@ class Parameters(MutableMapping[str, "torch.Tensor | str"]):
         key = self._keys[name]
         if key in self._values:
             return
-        if self._reader.entry(key).spec.dtype == "bool":
+        if self._entry(key).spec.dtype == "bool":
             self.fetch(key)
         elif not self._is_verified:
-            self._reader.check(key)
+            self._reader.check(self._stored_names.get(key, key))
 
     def peek(self, name: str) -> Any:
         """As ``self[name]``, but what has to be read is not kept, and arrays that were set are tensors."""
@@ -208,7 +213,7 @@ class Parameters(MutableMapping[str, "torch.Tensor | str"]):
         key = self._keys[name]
         dtype = self.look(name).dtype
         if key not in self._values and dtype != torch.bool and fills_from(place, dtype):
-            self._reader.read_into(key, bytes_of(place.detach()))
+            self._reader.read_into(self._stored_names.get(key, key), bytes_of(place.detach()))
             if not place.is_inference():  # such a tensor has no version
                 torch.autograd.graph.increment_version(place)
         else:

@@ -10,6 +10,8 @@ from torch.optim import Optimizer
 
 from milepost.checkpoint import prepare
 from milepost.errors import LoadError, SettingError, SettingTypeError
+from milepost.format.dialect import DIALECT
+from milepost.interop.mindspore.writing import speak
 from milepost.moment import EPOCH_START, LOADER, RANDOM
 from milepost.parameters import Parameters, sound
 from milepost.state import modules, objects, optimizers
@@ -60,6 +62,20 @@ class TrainingState:
             optimizers.take(optimizer, names, snapshot, name)
         for name, value in self._objects.items():
             objects.take(name, value, snapshot)
+
+    def speak(self, snapshot: Snapshot, dialect: str, global_step: int) -> dict[str, Any]:
+        """Give what was gathered the names and shapes of another framework; return what undoes that, as metadata.
+
+        Raises:
+            SettingError: There is no network, whose modules say what is called what.
+            UnsupportedStateError: The other framework has nothing like it.
+        """
+        if self.net is None:
+            raise SettingError(
+                "dialect", found="no network", expected="one", remedy="Give the manager the network, or no dialect."
+            )
+        optimizer = self._optimizers.get(optimizers.OPTIMIZER)
+        return {DIALECT: speak(snapshot, dialect, self.net, optimizer, self._parameter_names(), global_step)}
 
     def prepare(self, parameters: Parameters, *, strict: bool) -> list[Prepared]:
         """Read and check everything; nothing changes until the result is applied.

@@ -180,6 +180,14 @@ def test_two_that_could_be_meant_are_listed_and_nothing_changes():
     assert ("end_point.weight", "fc.weight") in report.renamed
 
 
+def test_a_recurrent_layer_in_one_piece_is_refused():
+    """MindSpore 1 saved an LSTM as one weight, in an order that the file does not tell."""
+    net = nn.ModuleDict({"lstm": nn.LSTM(3, 2), "fc": nn.Linear(2, 1)})
+    values = {"lstm.weight": torch.ones(56, 1, 1), "fc.weight": torch.ones(1, 2), "fc.bias": torch.ones(1)}
+    with pytest.raises(LoadError, match=r"lstm\.weight -> all of lstm, in cuDNN's or in oneDNN's order"):
+        load_param_into_net(net, values)
+
+
 def test_a_name_that_fits_goes_before_one_that_could_be_meant():
     """Whatever else is in the file."""
     net = nn.Sequential(nn.LayerNorm(2, bias=False))

@@ -18,7 +18,7 @@ from milepost.errors import LoadError
 from milepost.interop.mindspore import names
 from milepost.interop.mindspore.optimizers import of_optimizers
 from milepost.state.modules import Source
-from milepost.state.names import match, renamed
+from milepost.state.names import match, renamed, unwrapped
 from milepost.state.report import fold
 
 TRACKED = "num_batches_tracked"
@@ -99,6 +99,7 @@ def _found(
             unclear.append(f"{' or '.join(hits)} -> {name}")
         elif hits:
             found[name] = hits[0]
+    unclear += _flat_recurrent(wanted, direct, free, owners)
     for hit, count in Counter(found.values()).items():
         if count > 1:
             unclear.append(f"{hit} -> {' or '.join(name for name in found if found[name] == hit)}")
@@ -111,6 +112,19 @@ def _found(
             "with filter_prefix.",
         )
     return found
+
+
+def _flat_recurrent(
+    wanted: Collection[str], direct: Collection[str], free: Collection[str], owners: Mapping[str, nn.Module]
+) -> list[str]:
+    """Recurrent layers that MindSpore 1 saved as one weight, in an order that depends on the device that it ran on."""
+    paths = {
+        name.rpartition(".")[0]: None
+        for name in wanted
+        if name not in direct and isinstance(owners.get(name), nn.RNNBase)
+    }
+    flat = {path: f"{unwrapped(path)}.weight".lstrip(".") for path in paths}
+    return [f"{name} -> all of {path}, in cuDNN's or in oneDNN's order" for path, name in flat.items() if name in free]
 
 
 def _shapes(

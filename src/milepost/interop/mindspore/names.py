@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from milepost.format.dialect import DIALECTS, MINDSPORE
 from milepost.state.names import unwrapped
 
 ENTRIES: tuple[tuple[type[nn.Module], Mapping[str, str]], ...] = (
@@ -51,7 +52,7 @@ class Family:
 
     Args:
         name: Which model, and whose.
-        dialect: The dialect that it is written in.
+        dialect: In which dialect it is written so.
         marks: Names of parameters that such a model has, below its place in the network.
         parts: What parts are called in PyTorch -> in MindSpore.
     """
@@ -64,9 +65,6 @@ class Family:
 
 _RESNET = ("conv1.weight", "bn1.weight", "layer1.0.conv1.weight", "layer4.0.conv1.weight")
 
-MINDSPORE = "mindspore"
-"""The dialect without the names of a model zoo."""
-
 FAMILIES = (
     Family(
         "the encoder and decoder layers of a Transformer",
@@ -76,15 +74,12 @@ FAMILIES = (
     ),
     Family(
         "ResNet of MindSpore's model zoo (r0.6)",
-        "mindspore-r0.6",
+        DIALECTS[1],
         _RESNET,
         {"downsample": "down_sample_layer", "fc": "end_point"},
     ),
-    Family("ResNet of mindcv", "mindspore-mindcv", _RESNET, {"downsample": "down_sample", "fc": "classifier"}),
+    Family("ResNet of mindcv", DIALECTS[2], _RESNET, {"downsample": "down_sample", "fc": "classifier"}),
 )
-
-DIALECTS = tuple(dict.fromkeys(family.dialect for family in FAMILIES))
-"""Names that `save_checkpoint` takes as a dialect."""
 
 
 def own_entry(module: nn.Module, entry: str) -> str:
