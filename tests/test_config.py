@@ -90,6 +90,7 @@ def test_settings_may_be_given_by_position():
         "enc_key": "None",
         "enc_mode": "AES-GCM",
         "crc_check": "False",
+        "dialect": "None",
         "save": "None",
         "keep": "None",
     }
