@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from milepost.train.callback import LossMonitor as LossMonitor
     from milepost.train.callback import ModelCheckpoint as ModelCheckpoint
     from milepost.train.callback import RunContext as RunContext
+    from milepost.train.callback import SaveMonitor as SaveMonitor
     from milepost.train.callback import TimeMonitor as TimeMonitor
     from milepost.train.model import Model as Model
     from milepost.train.progress import ProgressBar as ProgressBar
@@ -47,6 +48,7 @@ ROOMS = {
     "Parameters": "milepost.parameters",
     "ProgressBar": "milepost.train.progress",
     "RunContext": "milepost.train.callback",
+    "SaveMonitor": "milepost.train.callback",
     "TimeMonitor": "milepost.train.callback",
     "average": "milepost.averaging",
     "compare": "milepost.comparison",

@@ -479,6 +479,7 @@ class CheckpointManager:
         if not self._is_begun(moment):
             if not run.records:
                 self._add_graph(run, moment.inputs)
+                began = time.perf_counter()  # the graph is written once, and is no part of what a checkpoint costs
             self._last_attempt = self._progress(moment)
             self._write(run, moment, suffix, began, at_once=at_once)
         if failure is not None and at_once:  # what is saved now is newer

@@ -9,7 +9,15 @@ import torch
 
 from milepost.errors import SettingError, SettingTypeError, TrainingError
 from milepost.nn import CrossEntropyLoss, Momentum
-from milepost.train.callback import Callback, LossMonitor, RunContext, TimeMonitor
+from milepost.train.callback import (
+    Callback,
+    CheckpointConfig,
+    LossMonitor,
+    ModelCheckpoint,
+    RunContext,
+    SaveMonitor,
+    TimeMonitor,
+)
 from milepost.train.model import Model
 
 SHORT_NAMES = ("begin", "epoch_begin", "step_begin", "step_end", "epoch_end", "end")
@@ -207,6 +215,21 @@ def test_time_monitor_prints_mindspores_line(model, blobs, capsys):
         found = re.fullmatch(rf"{mode} epoch time: +(\d+\.\d{{3}}) ms, per step time: +(\d+\.\d{{3}}) ms", line)
         assert found, line
         assert float(found[2]) == pytest.approx(float(found[1]) / steps, abs=1e-3)
+
+
+@pytest.mark.parametrize("mode", [False, True, "lazy"])
+@pytest.mark.parametrize("is_first", [True, False])
+def test_what_checkpoints_cost_is_printed(blobs, model, tmp_path, capsys, mode, is_first):
+    """One line for each, the last one too, and one for all; wherever the monitor stands among the callbacks."""
+    config = CheckpointConfig(save_checkpoint_steps=2, async_save=mode)
+    callbacks = [ModelCheckpoint("net", tmp_path, config), SaveMonitor()]
+    model.train(2, blobs, callbacks[:: -1 if is_first else 1])
+    *lines, total = capsys.readouterr().out.splitlines()
+    saved = callbacks[0].stats.saved
+    assert 1 <= len(lines) <= saved
+    assert all(re.fullmatch(r"net-\d_\d+\.ckpt: \d\.\d{3} s in the step, .*MB.*", line) for line in lines), lines
+    assert lines[-1].startswith(callbacks[0].latest_ckpt_file_name.rpartition("/")[2])
+    assert re.fullmatch(rf"net: {saved} checkpoints, \d\.\d{{3}} s of standing still \([\d.]+ ms each\)", total)
 
 
 @pytest.mark.parametrize(

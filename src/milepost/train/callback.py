@@ -4,7 +4,7 @@ from milepost.config import CheckpointConfig
 from milepost.train.checkpoint import ModelCheckpoint
 from milepost.train.early import EarlyStopping
 from milepost.train.lifecycle import Callback, RunContext
-from milepost.train.monitors import LossMonitor, TimeMonitor
+from milepost.train.monitors import LossMonitor, SaveMonitor, TimeMonitor
 
 __all__ = [
     "Callback",
@@ -13,5 +13,6 @@ __all__ = [
     "LossMonitor",
     "ModelCheckpoint",
     "RunContext",
+    "SaveMonitor",
     "TimeMonitor",
 ]

@@ -15,6 +15,7 @@ from milepost.config import CheckpointConfig
 from milepost.errors import SettingError, SettingTypeError, TrainingError
 from milepost.manager import CheckpointManager, check_directory
 from milepost.progress import TrainingProgress, keeps_state
+from milepost.saver import SaveStats
 from milepost.train.lifecycle import Callback, CallbackParams, RunContext
 
 
@@ -75,6 +76,7 @@ class ModelCheckpoint(Callback):
         self._manager: CheckpointManager | None = None
         self._latest: Path | None = None
         self._best: Path | None = None
+        self._stats = SaveStats()
 
     @property
     def latest_ckpt_file_name(self) -> str | None:
@@ -87,6 +89,11 @@ class ModelCheckpoint(Callback):
         """The run's best checkpoint by `CheckpointConfig.monitor`, as a path; None without one, or before the first."""
         best = self._best_of(self._manager) if self._manager is not None else self._best
         return None if best is None else str(best)
+
+    @property
+    def stats(self) -> SaveStats:
+        """What the checkpoints of the run, or the last one, cost the training."""
+        return self._stats if self._manager is None else self._manager.stats
 
     def begin_run(
         self, params: CallbackParams, which: str | os.PathLike[str] | None, initial_epoch: int
@@ -149,7 +156,7 @@ class ModelCheckpoint(Callback):
         if error is not None and self.config.exception_save:
             manager.save_after_exception()
         manager.close_after(error)
-        self._latest, self._best = manager.latest(), self._best_of(manager)
+        self._latest, self._best, self._stats = manager.latest(), self._best_of(manager), manager.stats
 
     def _best_of(self, manager: CheckpointManager) -> Path | None:
         return None if self.config.monitor is None else manager.best()

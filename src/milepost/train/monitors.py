@@ -1,11 +1,13 @@
-"""Callbacks that print: the loss, and the time. What they print is not kept anywhere."""
+"""Callbacks that print: the loss, the time, what checkpoints cost. What they print is not kept by them."""
 
 from __future__ import annotations
 
 import math
 import time
+from types import TracebackType
 
 from milepost.errors import TrainingError
+from milepost.train.checkpoint import ModelCheckpoint
 from milepost.train.lifecycle import Callback, RunContext, whole_number
 
 
@@ -71,3 +73,38 @@ class TimeMonitor(Callback):
             f"per step time: {epoch_milliseconds / steps:5.3f} ms",
             flush=True,
         )
+
+
+class SaveMonitor(Callback):
+    """Prints what each checkpoint cost, ``CKP-1_32.ckpt: 0.003 s in the step, ...``, and at the end all of them.
+
+    A checkpoint that is written beside the training is told of at the first step after it is durable.
+    """
+
+    def __init__(self) -> None:
+        self._savers: list[tuple[ModelCheckpoint, int]] = []
+
+    def on_train_begin(self, run_context: RunContext) -> None:
+        """Find what saves the training."""
+        callbacks = run_context.original_args().list_callback
+        self._savers = [(each, 0) for each in callbacks if isinstance(each, ModelCheckpoint)]
+
+    def on_train_step_end(self, run_context: RunContext) -> None:  # noqa: ARG002 (the life cycle's signature)
+        """Tell of a checkpoint that has become durable."""
+        self._tell()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._tell()
+        for saver, count in self._savers:
+            if count:
+                print(f"{saver.prefix}: {saver.stats}", flush=True)
+        self._savers = []
+
+    def _tell(self) -> None:
+        for place, (saver, count) in enumerate(self._savers):
+            stats = saver.stats
+            if stats.saved > count:
+                print(stats.last, flush=True)
+                self._savers[place] = saver, stats.saved
