@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
-from dataclasses import replace
 from types import TracebackType
 from typing import Any, NoReturn
 
@@ -15,11 +14,15 @@ from milepost.engine.open_file import OpenFile
 from milepost.errors import DamagedCheckpointError, MilepostError, NothingLoadedError
 from milepost.format.ckpt import decode_text
 from milepost.format.dialect import native
-from milepost.format.spec import ArraySpec, Entry
+from milepost.format.dtypes import DTYPES
+from milepost.format.spec import Entry
 from milepost.state import modules, optimizers
 from milepost.state.report import LoadReport, fold
-from milepost.state.tensors import as_value, bytes_of, empty, fills_from
+from milepost.state.tensors import as_value, bytes_of, empty, fills_from, over
 from milepost.state.values import unpack
+
+_SMALL_NBYTES = 16 << 10
+"""Memory for less than this is had quicker from Python than from torch."""
 
 
 class Parameters(MutableMapping[str, "torch.Tensor | str"]):
@@ -98,10 +101,7 @@ class Parameters(MutableMapping[str, "torch.Tensor | str"]):
         entry = self._entry(name)
         if entry.spec.dtype == "str":
             return decode_text(self._reader.read(self._stored_names.get(name, name)), f"{self.where}, entry {name!r}")
-        tensor = self._mapped(name, entry.spec) if self._is_mapped else None
-        if tensor is None:
-            tensor = empty(self.where, entry.spec)
-            self._reader.read_into(self._stored_names.get(name, name), bytes_of(tensor))
+        tensor = self._tensor(self._stored_names.get(name, name), entry)
         if tensor.dtype == torch.bool and tensor.numel() and tensor.view(torch.uint8).max() > 1:
             raise DamagedCheckpointError(
                 f"{self.where}, entry {name!r}",
@@ -111,11 +111,16 @@ class Parameters(MutableMapping[str, "torch.Tensor | str"]):
             )
         return tensor
 
-    def _mapped(self, name: str, spec: ArraySpec) -> torch.Tensor | None:
-        """The tensor in the file's map; None where the content does not lie there as memory does."""
-        flat = empty(self.where, replace(spec, shape=(0,)))
-        content = self._reader.view(self._stored_names.get(name, name), flat.itemsize)
-        return None if content is None else torch.frombuffer(content, dtype=flat.dtype).reshape(spec.shape)
+    def _tensor(self, name: str, entry: Entry) -> torch.Tensor:
+        spec = entry.spec
+        view = self._reader.view(name, DTYPES[spec.dtype].itemsize) if self._is_mapped else None
+        if view is not None:
+            return over(self.where, spec, view)
+        if 0 < entry.nbytes < _SMALL_NBYTES:
+            return over(self.where, spec, self._reader.read(name))
+        tensor = empty(self.where, spec)
+        self._reader.read_into(name, bytes_of(tensor))
+        return tensor
 
     def fetch_tensor(self, name: str) -> torch.Tensor:
         """Give the tensor of an entry that the state refers to: the one that was set, or one read anew."""

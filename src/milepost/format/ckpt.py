@@ -8,18 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import xxhash
 
 from milepost.errors import DamagedCheckpointError, NotACheckpointError, SettingError, UnsupportedStateError
 from milepost.format import crc, rows, schema, strict_json
+from milepost.format.collector import paused
 from milepost.format.dtypes import DTYPES
 from milepost.format.scan import scan
 from milepost.format.spec import KINDS, Array, ArraySpec, Extent, Index, Source
 from milepost.format.wire import FIELD_LIMIT, bytes_field, bytes_head, damaged, varint_field
 
-BLOCK_NBYTES = 4 << 20
+BLOCK_NBYTES = 1 << 20
 """Bytes that are checksummed and handed out at a time, so that the writer finds them in the processor's cache."""
 
 LARGE_NBYTES = 256 << 10
@@ -89,6 +91,7 @@ def decode_text(content: bytes | bytearray | memoryview, where: str = "text") ->
         raise damaged(where, error.start, "no Unicode character", "a text in UTF-32-LE") from error
 
 
+@paused()
 def plan(
     arrays: Sequence[Array],
     metadata: Mapping[str, Any],
@@ -173,10 +176,7 @@ class _Part:
     content: Callable[[], memoryview]
     heads: tuple[bytes, ...]
     extents: tuple[Extent, ...]
-
-    @property
-    def nbytes(self) -> int:
-        return sum(extent.length for extent in self.extents)
+    nbytes: int
 
     @property
     def end(self) -> int:
@@ -185,12 +185,15 @@ class _Part:
     def take(self) -> memoryview:
         return take(self.array, self.content, self.nbytes)
 
-    def row(self, checksum: int) -> list[object]:
-        """The part's row in the index."""
-        return rows.row(self.array.spec, self.array.kind, self.extents, checksum)
+    def row(self) -> list[object]:
+        """The part's row in the index, its checksum still to be known."""
+        return rows.row(self.array.spec, self.array.kind, self.extents, 0)
 
     def runs(self, content: memoryview) -> Iterator[tuple[bytes, memoryview]]:
         """Each head with the run of content behind it."""
+        if len(self.heads) == 1:
+            yield self.heads[0], content
+            return
         begin = 0
         for head, extent in zip(self.heads, self.extents, strict=True):
             yield head, content[begin : begin + extent.length]
@@ -240,29 +243,36 @@ def _lay_out(array: Array, offset: int, slice_nbytes: int) -> _Part:
         extents.append(Extent(offset + len(head), length))
         heads.append(head)
         offset += len(head) + length
-    return _Part(array, content, tuple(heads), tuple(extents))
+    return _Part(array, content, tuple(heads), tuple(extents), nbytes)
 
 
 def _value_head(spec: ArraySpec, offset: int, length: int) -> bytes:
     """What stands at `offset`, before `length` bytes of content: a Value up to there, padded to the alignment."""
     # MindSpore writes a text's dims as [0] and a scalar's not at all.
-    dims = (0,) if spec.dtype == "str" else spec.shape
     tag = bytes_field(schema.VALUE_TAG, spec.name.encode())
-    front = b"".join(varint_field(schema.TENSOR_DIMS, dim) for dim in dims)
-    front += bytes_field(schema.TENSOR_TYPE, DTYPES[spec.dtype].ckpt.encode())
+    front = _front(spec.dtype, (0,) if spec.dtype == "str" else spec.shape)
     content_head = bytes_head(schema.TENSOR_CONTENT, length)
     padding = 0
     while True:  # More padding can make the lengths before it a byte longer, so one round need not be enough.
-        tensor = front + bytes_field(schema.TENSOR_PADDING, bytes(padding)) + content_head
-        value = tag + bytes_head(schema.VALUE_TENSOR, len(tensor) + length) + tensor
-        head = bytes_head(schema.CHECKPOINT_VALUE, len(value) + length) + value
-        missing = -(offset + len(head)) % schema.ALIGNMENT
+        padding_head = bytes_head(schema.TENSOR_PADDING, padding)
+        tensor_nbytes = len(front) + len(padding_head) + padding + len(content_head) + length
+        tensor_head = bytes_head(schema.VALUE_TENSOR, tensor_nbytes)
+        value_nbytes = len(tag) + len(tensor_head) + tensor_nbytes
+        value_head = bytes_head(schema.CHECKPOINT_VALUE, value_nbytes)
+        missing = -(offset + len(value_head) + value_nbytes - length) % schema.ALIGNMENT
         if not missing:
             break
         padding += missing
-    if len(value) + length >= FIELD_LIMIT:
-        raise _unusable(spec.name[:40], f"a record of {len(value) + length} bytes", f"less than {FIELD_LIMIT}")
-    return head
+    if value_nbytes >= FIELD_LIMIT:
+        raise _unusable(spec.name[:40], f"a record of {value_nbytes} bytes", f"less than {FIELD_LIMIT}")
+    return b"".join([value_head, tag, tensor_head, front, padding_head, bytes(padding), content_head])
+
+
+@lru_cache
+def _front(dtype: str, dims: tuple[int, ...]) -> bytes:
+    """What a tensor's message begins with: its dimensions and its type."""
+    dims_fields = [varint_field(schema.TENSOR_DIMS, dim) for dim in dims]
+    return b"".join(dims_fields) + bytes_field(schema.TENSOR_TYPE, DTYPES[dtype].ckpt.encode())
 
 
 class Plan:
@@ -274,6 +284,7 @@ class Plan:
         self._metadata = metadata
         self._aliases = aliases
         self._held = {place: part.array.release for place, part in enumerate(parts) if part.array.release is not None}
+        self._rows = [part.row() for part in parts]
         self._nbytes = offset + len(self._tail([0] * len(parts), 0))
 
     @property
@@ -293,19 +304,21 @@ class Plan:
         pending = bytearray(schema.HEADER_HEAD + schema.HEADER_FORMAT.pack(schema.MAGIC, schema.PROFILE))
         checksums = []
         for place, part in enumerate(self._parts):
-            checksum = Checksum()
             if part.nbytes < LARGE_NBYTES:
-                for head, run in part.runs(part.take()):
-                    checksum.update(run)
+                content = part.take()
+                checksums.append(Checksum.of(content))
+                for head, run in part.runs(content):
                     pending += head
                     pending += run
+                del content
             else:
                 # Handed out before the content is made: the caller lets go of the last content for it.
                 yield bytes(pending + part.heads[0])
                 pending.clear()
+                checksum = Checksum()
                 yield from _large_runs(part, checksum)
+                checksums.append(checksum.value())
             self._release(place)
-            checksums.append(checksum.value())
             if len(pending) >= BLOCK_NBYTES:
                 yield bytes(pending)
                 pending.clear()
@@ -323,8 +336,9 @@ class Plan:
 
     def _tail(self, checksums: Iterable[int], nbytes: int) -> bytes:
         """Metadata, index and footer; as long for one set of checksums as for any other."""
-        entries = [part.row(checksum) for part, checksum in zip(self._parts, checksums, strict=True)]
-        index = rows.encode(entries, self._aliases)
+        for row, checksum in zip(self._rows, checksums, strict=True):
+            row[rows.CHECKSUM] = f"{checksum:016x}"
+        index = rows.encode(self._rows, self._aliases)
         metadata_head = bytes_head(schema.METADATA_FIELD, len(self._metadata))
         index_head = bytes_head(schema.INDEX_FIELD, len(index))
         if max(len(self._metadata), len(index)) >= FIELD_LIMIT:

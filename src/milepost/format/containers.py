@@ -8,10 +8,12 @@ from typing import Any, Literal
 
 from milepost.errors import DecryptionError, SettingError, SettingTypeError
 from milepost.format import ckpt, encryption, safetensors
+from milepost.format.collector import paused
 from milepost.format.crc import Trailer
 from milepost.format.spec import Array, Filter, Filtered, Index, Layout, Source
 
 
+@paused()
 def read_index(source: Source, where: str) -> Index:
     """Return what a file holds, as `ckpt.read_index` and `safetensors.read_index` do for theirs.
 

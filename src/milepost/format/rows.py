@@ -9,6 +9,9 @@ from milepost.format import schema, strict_json
 from milepost.format.dtypes import DTYPES
 from milepost.format.spec import KINDS, ArraySpec, Entry, Extent
 
+CHECKSUM = 5
+"""Where in a row the checksum stands."""
+
 
 def row(spec: ArraySpec, kind: str, extents: Iterable[Extent], checksum: int) -> list[object]:
     """Return the row of one entry, as long for one checksum as for any other.

@@ -69,7 +69,8 @@ class Entry:
     @property
     def nbytes(self) -> int:
         """Bytes of the content."""
-        return sum(extent.length for extent in self.extents)
+        extents = self.extents
+        return extents[0].length if len(extents) == 1 else sum([extent.length for extent in extents])
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ Source: https://protobuf.dev/programming-guides/encoding/
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 from milepost.errors import DamagedCheckpointError
@@ -23,12 +24,17 @@ _SMALLEST_WINDOW, _LARGEST_WINDOW = 4 << 10, 1 << 20
 _FIXED_NBYTES = {FIXED64: 8, FIXED32: 4}
 
 
+_ONE_BYTE = [bytes([value]) for value in range(0x80)]
+
+
 def encode_varint(value: int) -> bytes:
     """Return `value` (0 to 2**64 - 1) as a varint of minimal length.
 
     >>> encode_varint(300).hex()
     'ac02'
     """
+    if value < 0x80:
+        return _ONE_BYTE[value]  # nearly every one, and a file may have millions
     encoded = bytearray()
     while value > 0x7F:
         encoded.append(value & 0x7F | 0x80)
@@ -47,6 +53,7 @@ def varint_field(number: int, value: int) -> bytes:
     return encode_varint(number << 3 | VARINT) + encode_varint(value)
 
 
+@lru_cache(maxsize=4096)  # a model has many tensors of one size
 def bytes_head(number: int, nbytes: int) -> bytes:
     """Return what stands before the `nbytes` bytes of a length-delimited field."""
     return encode_varint(number << 3 | BYTES) + encode_varint(nbytes)

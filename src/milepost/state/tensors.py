@@ -64,12 +64,25 @@ def fills_from(place: torch.Tensor, dtype: torch.dtype) -> bool:
     return is_plain and place.device.type == "cpu" and place.dtype == dtype and place.is_contiguous()
 
 
+def over(where: str, spec: ArraySpec, content: bytearray | memoryview) -> torch.Tensor:
+    """A tensor whose memory is `content`, which is not empty.
+
+    Raises:
+        NotACheckpointError: This version of torch has no such dtype.
+    """
+    return torch.frombuffer(content, dtype=_dtype(where, spec)).reshape(spec.shape)
+
+
 def empty(where: str, spec: ArraySpec, device: str = "cpu") -> torch.Tensor:
     """A new tensor of the spec's dtype and shape, not initialised.
 
     Raises:
         NotACheckpointError: This version of torch has no such dtype.
     """
+    return torch.empty(spec.shape, dtype=_dtype(where, spec), device=device)
+
+
+def _dtype(where: str, spec: ArraySpec) -> torch.dtype:
     if spec.dtype not in TO_TORCH:
         raise NotACheckpointError(
             f"{where}, entry {spec.name!r}",
@@ -77,7 +90,7 @@ def empty(where: str, spec: ArraySpec, device: str = "cpu") -> torch.Tensor:
             expected="a dtype that torch has",
             remedy="Leave the entry out with filter_prefix, or convert the file.",
         )
-    return torch.empty(spec.shape, dtype=TO_TORCH[spec.dtype], device=device)
+    return TO_TORCH[spec.dtype]
 
 
 def as_tensor(name: str, value: Any) -> torch.Tensor:
