@@ -37,14 +37,14 @@ class Pruned:
     holder: str | None
 
 
-def prune(directory: str | os.PathLike[str], policy: KeepPolicy, *, is_dry_run: bool = True) -> list[Pruned]:
+def prune(directory: str | os.PathLike[str] | Storage, policy: KeepPolicy, *, is_dry_run: bool = True) -> list[Pruned]:
     """Remove the checkpoints that `policy` would have removed, had it been in force since each run began.
 
     Never removed are a run's newest, the best (that which ``-best.ckpt`` is another name of), breakpoint files, what
     cannot be read, and what Milepost did not write; nor anything of a run that a living process has.
 
     Args:
-        directory: The folder.
+        directory: The folder; or a storage, such as the `SealedStorage` of encrypted checkpoints.
         policy: What to keep of each run, e.g. ``KeepLast(3) | KeepBest("accuracy")``.
         is_dry_run: Whether to only say what would go.
 
@@ -62,7 +62,7 @@ def prune(directory: str | os.PathLike[str], policy: KeepPolicy, *, is_dry_run: 
         []
     """
     check_policy("policy", policy, "expired")
-    storage = LocalStorage(directory)
+    storage = LocalStorage(directory) if isinstance(directory, str | os.PathLike) else directory
     found = [(run.prefix, run.ordinal) for run in survey(storage).runs if run.records]
     return [_prune(storage, prefix, ordinal, policy, is_dry_run) for prefix, ordinal in found]
 

@@ -28,7 +28,7 @@ def test_every_command_has_a_help_with_an_example(milepost):
 ARGUMENTS = {
     "ls": ["{}"],
     "inspect": ["{}"],
-    "show": ["{}", "w"],
+    "show": ["{}", "head.weight"],
     "verify": ["{}"],
     "diff": ["{}", "{}"],
     "convert": ["{}", "out.ckpt"],
@@ -48,6 +48,30 @@ def test_bad_input_is_one_line_and_exit_code_2(milepost, tmp_path, command):
         assert done.code == 2
         assert len((done.err or done.out).splitlines()) == 1
         assert "missing.ckpt" in done.err + done.out or "--no-such-option" in done.err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_damaged_file_is_one_line(milepost, damaged, tmp_path, monkeypatch, command):
+    """Exit code 1 from `verify`, 2 from those that need the content; what looks at the index alone does not see it."""
+    monkeypatch.chdir(tmp_path)
+    before = damaged.read_bytes()
+    place = damaged.parent if command in ("ls", "prune") else damaged
+    arguments = [each.replace("{}", str(place)) for each in ARGUMENTS[command]]
+    if command in ("diff", "average"):
+        arguments[0] = str(damaged.with_name("net-1_2.ckpt"))
+    if command == "export":
+        arguments[0] = "some_model:example"
+        (tmp_path / "some_model.py").write_text(
+            "import torch\n"
+            "def example():\n    return torch.nn.ModuleDict({'head': torch.nn.Linear(8, 2)}), torch.ones(1)\n"
+        )
+    done = milepost(command, *arguments)
+    assert done.code == {"ls": 0, "inspect": 0, "prune": 0, "verify": 1}.get(command, 2)
+    if done.code:
+        assert len((done.err or done.out).splitlines()) == 1
+        assert "head.weight" in done.err + done.out
+    assert damaged.read_bytes() == before
+    assert not {path.name for path in tmp_path.iterdir()} & {"soup.ckpt", "net.onnx", "out.ckpt"}
 
 
 def test_a_name_in_an_error_cannot_steer_the_terminal(milepost, tmp_path):

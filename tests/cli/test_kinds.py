@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from milepost import save_checkpoint
+from milepost import CheckpointConfig, CheckpointManager, save_checkpoint
 from milepost.format.safetensors import plan as safetensors_plan
 from milepost.state.tensors import array_of
 
@@ -133,3 +133,24 @@ def test_a_folder_of_another_library_raises_no_false_alarm(milepost, tmp_path):
     done = milepost("verify", tmp_path, "--json")
     assert (done.code, [each["verdict"] for each in done.json["files"]]) == (0, ["sound", "other"])
     assert milepost("verify", tmp_path / "scheduler.pt").code == 1
+
+
+def test_an_encrypted_run_is_listed_and_pruned_with_its_key(milepost, tmp_path):
+    """Without it the files are there, but what is in them, and whose they are, is not known: nothing goes."""
+    (tmp_path / "key").write_bytes(KEY)
+    config = CheckpointConfig(save_checkpoint_steps=1, keep_checkpoint_max=0, enc_key=KEY)
+    with CheckpointManager(tmp_path, torch.nn.Linear(2, 1), config=config) as checkpoints:
+        progress = checkpoints.start()
+        for _ in progress.epochs(1):
+            for _ in progress.steps(range(3)):
+                checkpoints.step()
+    key = ["--dec-key-file", tmp_path / "key"]
+    (run,) = milepost("ls", tmp_path, "--json").json["runs"]
+    assert (run["checkpoints"], len(run["unreadable"])) == ([], 3)
+    (run,) = milepost("ls", tmp_path, "--json", *key).json["runs"]
+    assert [each["global_step"] for each in run["checkpoints"]] == [1, 2, 3]
+    milepost("prune", tmp_path, "--keep-last", 1, "--yes")
+    assert len(list(tmp_path.glob("*.ckpt"))) == 3
+    assert milepost("verify", tmp_path, *key).code == 0
+    milepost("prune", tmp_path, "--keep-last", 1, "--yes", *key)
+    assert [path.name for path in tmp_path.glob("*.ckpt")] == ["CKP-1_3.ckpt"]

@@ -11,33 +11,14 @@ from typing import Any
 import click
 
 from milepost.engine.open_file import OpenFile
+from milepost.engine.sealed import SealedStorage
 from milepost.errors import CheckpointNotFoundError, DecryptionError, SettingError
+from milepost.format.containers import Packaging
 from milepost.format.encryption import DEFAULT, MODES, mode_of
 from milepost.interop.files import open_file
 from milepost.storage.local import LocalStorage
 
 _MOST_KEY_NBYTES = 4096
-
-
-def folder(directory: Path) -> LocalStorage:
-    """Return the folder, which must be there.
-
-    Raises:
-        CheckpointNotFoundError: It is not there.
-        SettingError: It is a file.
-    """
-    if not directory.exists():
-        raise CheckpointNotFoundError(
-            directory, found="no such folder", expected="a folder with checkpoints", remedy="Check the path."
-        )
-    if not directory.is_dir():
-        raise SettingError(
-            directory,
-            found="a file",
-            expected="a folder with checkpoints",
-            remedy=f"To look into a file: milepost inspect {directory}",
-        )
-    return LocalStorage(directory)
 
 
 @dataclass(frozen=True)
@@ -67,6 +48,29 @@ class Key:
                 remedy=f"Add --dec-key-file FILE --dec-mode {mode.name}, where FILE holds the key.",
             )
         return None if mode is None else self.content
+
+
+def folder(directory: Path, key: Key) -> LocalStorage:
+    """Return the folder, which must be there; the key is for those of its checkpoints that are encrypted.
+
+    Raises:
+        CheckpointNotFoundError: It is not there.
+        SettingError: It is a file.
+    """
+    if not directory.exists():
+        raise CheckpointNotFoundError(
+            directory, found="no such folder", expected="a folder with checkpoints", remedy="Check the path."
+        )
+    if not directory.is_dir():
+        raise SettingError(
+            directory,
+            found="a file",
+            expected="a folder with checkpoints",
+            remedy=f"To look into a file: milepost inspect {directory}",
+        )
+    if key.content is None:
+        return LocalStorage(directory)
+    return SealedStorage(directory, Packaging(enc_key=key.content, enc_mode=key.mode))
 
 
 def key_options(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -11,7 +11,7 @@ import click
 from milepost.catalog.facts import metrics_to_json
 from milepost.catalog.folder import Folder, Run, survey
 from milepost.catalog.records import Record
-from milepost.cli.files import folder
+from milepost.cli.files import Key, folder, key_options
 from milepost.cli.output import Screen, age, cell, clean, emit, error_facts, examples, figures, json_option, size, table
 
 OTHERS = {
@@ -33,13 +33,14 @@ OTHERS = {
 
 @click.command("ls", short_help="List runs and checkpoints.", epilog=examples("milepost ls runs"))
 @click.argument("directory", type=click.Path(path_type=Path), default=".")
+@key_options
 @json_option
-def command(directory: Path, as_json: bool) -> None:
+def command(directory: Path, key: Key, as_json: bool) -> None:
     """List the runs and checkpoints in DIRECTORY: epoch, step, metrics, size and age; the newest and the best marked.
 
     The best is the one that the run's -best.ckpt is another name of.
     """
-    found = survey(folder(directory))
+    found = survey(folder(directory, key))
     if as_json:
         emit(_facts(directory, found))
     else:

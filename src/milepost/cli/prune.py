@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import click
 
-from milepost.cli.files import folder
+from milepost.cli.files import Key, folder, key_options
 from milepost.cli.output import DONE, REFUSED, Screen, cell, emit, error_facts, examples, json_option, size
 from milepost.policy.keep import KeepBest, KeepEvery, KeepLast, KeepOnePer
 from milepost.pruning import Pruned, prune
@@ -31,6 +31,7 @@ from milepost.pruning import Pruned, prune
 @click.option("--mode", type=click.Choice(["max", "min"]), default="max", help="Whether its highest is best (default).")
 @click.option("--keep-best", type=int, metavar="N", default=1, help="How many of the best (default: 1).")
 @click.option("--dry-run/--yes", "is_dry_run", default=True, help="Only say what would go (default), or remove it.")
+@key_options
 @json_option
 def command(
     directory: Path,
@@ -41,6 +42,7 @@ def command(
     mode: Literal["max", "min"],
     keep_best: int,
     is_dry_run: bool,
+    key: Key,
     as_json: bool,
 ) -> int:
     """Remove the checkpoints of each run in DIRECTORY that no --keep option keeps; without --yes, say which.
@@ -58,8 +60,7 @@ def command(
     given = [policy for policy in policies if policy is not None]
     if not given:
         raise click.UsageError("Give what to keep, e.g. --keep-last 3.", click.get_current_context())
-    folder(directory)
-    runs = prune(directory, reduce(or_, given), is_dry_run=is_dry_run)
+    runs = prune(folder(directory, key), reduce(or_, given), is_dry_run=is_dry_run)
     if as_json:
         emit(_facts(directory, runs, is_dry_run))
     else:
