@@ -89,6 +89,9 @@ def save_checkpoint(
         >>> path = save_checkpoint(net, os.path.join(tempfile.mkdtemp(), "linear"), {"epoch_num": 3})
         >>> path.name, sorted(load_checkpoint(path))
         ('linear.ckpt', ['bias', 'epoch_num', 'weight'])
+        >>> path = save_checkpoint(torch.nn.LayerNorm(3), path, dialect="mindspore")  # on disk: gamma and beta
+        >>> sorted(load_checkpoint(path))
+        ['bias', 'weight']
     """
     packaging = Packaging(format, enc_key, enc_mode, crc_check)
     path = _path(ckpt_file_name)
@@ -257,6 +260,13 @@ def load_param_into_net(
         >>> not_loaded, not_used = report
         >>> report.loaded, not_loaded, not_used
         (('weight', 'bias'), [], [])
+        >>> norm = torch.nn.LayerNorm(2)
+        >>> print(load_param_into_net(norm, {"gamma": torch.ones(2), "beta": torch.zeros(2)}))  # from MindSpore
+        LayerNorm: 2 loaded
+          renamed (2)
+            gamma -> weight
+            beta -> bias
+          loaded: weight, bias
     """
     kept, dropped = _prefixes("specify_prefix", specify_prefix), _prefixes("filter_prefix", filter_prefix)
     if kept is not None or dropped is not None:
@@ -369,8 +379,16 @@ def _prepare_optimizer(
 
 
 def _foreign_entries(parameters: Parameters) -> foreign_optimizers.Entries:
-    names = [name for name in parameters if parameters.kind(name) == "unknown"]
-    return foreign_optimizers.Entries(parameters.where, names, parameters.look, parameters.fetch_tensor)
+    names = _foreign_names(parameters)
+    in_order = [name for name in parameters if name in names]
+    return foreign_optimizers.Entries(parameters.where, in_order, parameters.look, parameters.fetch_tensor)
+
+
+def _foreign_names(parameters: Parameters) -> set[str]:
+    """The names of which the file does not say that they are PyTorch's."""
+    if parameters.index.container.startswith("torch"):
+        return set()
+    return {name for name in parameters if parameters.kind(name) == "unknown"}
 
 
 def _source(parameters: Mapping[str, Any], part: str) -> tuple[modules.Source, Collection[str]]:
@@ -390,7 +408,7 @@ def _source(parameters: Mapping[str, Any], part: str) -> tuple[modules.Source, C
         with sound(opened.where):
             return unpack(extra[name], fetch_tensor)
 
-    foreign = set() if part else {name for name in names if opened.kind(name) == "unknown"}
+    foreign = set() if part else _foreign_names(opened)
     source = modules.Source(
         where=opened.where,
         names=names,

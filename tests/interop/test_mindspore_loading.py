@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from milepost import load_checkpoint, load_param_into_net, save_checkpoint
 from milepost.errors import LoadError, MismatchError
+from milepost.format.dialect import DIALECTS
 from milepost.interop.mindspore import names
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "files"
@@ -156,6 +159,45 @@ def test_a_resnet_of_a_model_zoo_has_torchvisions_names(dialect):
         assert torch.equal(target.state_dict()[name], value), name
 
 
+LEAVES = (
+    lambda: nn.Conv1d(2, 3, 5),
+    lambda: nn.ConvTranspose1d(2, 3, 1),
+    lambda: nn.Conv2d(1, 2, 3),
+    lambda: nn.BatchNorm1d(3),
+    lambda: nn.BatchNorm3d(2),
+    lambda: nn.InstanceNorm2d(2, affine=True, track_running_stats=True),
+    lambda: nn.LayerNorm((2, 3)),
+    lambda: nn.GroupNorm(1, 2),
+    lambda: nn.Embedding(2, 3),
+    lambda: nn.PReLU(),
+    lambda: nn.Linear(2, 2),
+    lambda: nn.GRU(2, 3),
+    lambda: nn.MultiheadAttention(4, 2),
+    lambda: nn.TransformerEncoderLayer(4, 2, 3),
+    resnet,
+)
+
+
+@given(
+    st.recursive(
+        st.sampled_from(LEAVES),
+        lambda inner: st.dictionaries(st.sampled_from(["0", "1", "body", "fc", "downsample"]), inner, min_size=1),
+        max_leaves=4,
+    ),
+    st.sampled_from(DIALECTS),
+)
+@settings(max_examples=60, deadline=None)
+def test_whatever_is_written_in_a_dialect_is_found_again(tree, dialect):
+    """For networks of any shape: no name is lost, none is taken for another."""
+
+    def build(part):
+        return part() if callable(part) else nn.ModuleDict({name: build(inner) for name, inner in part.items()})
+
+    net, twin = build(tree), build(tree)
+    load_param_into_net(twin, as_mindspore(net, dialect), strict_load=True)
+    assert all(torch.equal(value, twin.state_dict()[name]) for name, value in net.state_dict().items())
+
+
 def test_only_a_resnet_has_a_resnets_other_names():
     """`classifier` is not taken for the `fc` of just any network."""
     net = nn.Sequential()
@@ -212,17 +254,19 @@ def test_a_wrapped_network_is_looked_through(tmp_path):
 
 
 def test_names_of_pytorch_are_never_taken_for_mindspores(tmp_path):
-    """What Milepost saved of a module has PyTorch's names, whatever they look like."""
+    """What Milepost saved of a module, or torch, has PyTorch's names, whatever they look like."""
 
     class Own(nn.Module):
         def __init__(self):
             super().__init__()
             self.gamma, self.beta = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
 
-    path = save_checkpoint(nn.Sequential(Own(), nn.Linear(1, 1)), tmp_path / "own.ckpt")
-    with pytest.warns(UserWarning, match="were not loaded"):
-        report = load_checkpoint(path, net=nn.Sequential(nn.LayerNorm(2), nn.Linear(1, 1))).report
-    assert report.missing == ("0.weight", "0.bias")
+    net = nn.Sequential(Own(), nn.Linear(1, 1))
+    torch.save(net.state_dict(), tmp_path / "own.pt")
+    for path in (save_checkpoint(net, tmp_path / "own.ckpt"), tmp_path / "own.pt"):
+        with pytest.warns(UserWarning, match="were not loaded"):
+            report = load_checkpoint(path, net=nn.Sequential(nn.LayerNorm(2), nn.Linear(1, 1))).report
+        assert report.missing == ("0.weight", "0.bias")
 
 
 def test_a_shape_that_differs_otherwise_is_a_mismatch():
