@@ -141,6 +141,7 @@ class Trap:
         pytest.param(lambda _: torch.ones(1), "without a name", id="a bare tensor"),
         pytest.param(lambda _: {"a.b": torch.ones(1), "a": {"b": torch.ones(2)}}, "'a.b'.*two", id="name twice"),
         pytest.param(lambda _: {"w": torch.ones(2).to_sparse()}, "sparse", id="sparse"),
+        pytest.param(lambda _: {"w": torch.ones(1).expand(1 << 30)}, "'w'.*share memory", id="more than the file has"),
         pytest.param(lambda _: {"w": torch.ones(1), "x": 1j}, "x: .*complex", id="no word for it"),
         pytest.param(lambda _: {"w": torch.empty(1, device="meta")}, "w: .*meta", id="no data"),
     ],

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from milepost import load_checkpoint, save_checkpoint
+from milepost import CheckpointConfig, CheckpointManager, load_checkpoint, save_checkpoint
 from milepost.errors import DecryptionError
 from milepost.format import encryption
 
@@ -63,6 +63,13 @@ def judged(tmp_path_factory, read_with_mindspore):
     content[content.index(TENSORS["half"].numpy().tobytes())] ^= 1
     broken.write_bytes(content)
     files["broken crc"] = {"ckpt_file_name": str(broken), "crc_check": True}
+    config = CheckpointConfig(enc_key=KEY, append_info=["epoch_num", "step_num", {"note": "warm"}])
+    net = torch.nn.Linear(2, 1)
+    with CheckpointManager(folder / "run", net, config=config) as checkpoints:
+        for _ in checkpoints.resume().epochs(1):
+            for _ in checkpoints.progress.steps([1, 2]):
+                checkpoints.step()
+    files["run"] = {"ckpt_file_name": str(folder / "run" / "CKP-1_2.ckpt"), "dec_key": KEY.hex()}
     for crc in (False, True):
         path = save_checkpoint(safe(crc), folder / f"safe{crc}", format="safetensors", crc_check=crc)
         files["safetensors", crc] = {"ckpt_file_name": str(path), "format": "safetensors", "crc_check": crc}
@@ -80,6 +87,16 @@ def test_mindspore_checks_the_crc_that_milepost_writes(judged):
     """It accepts the right one, and finds a changed bit."""
     assert judged["crc"]["entries"][:-1] == rows(TENSORS)
     assert "error" in judged["broken crc"]
+
+
+def test_mindspore_reads_the_checkpoints_of_an_encrypted_run(judged):
+    """And finds in them what `append_info` put there."""
+    found = {entry["name"]: entry for entry in judged["run"]["entries"]}
+    assert {"weight", "bias", "epoch_num", "step_num", "note"} <= set(found)
+    assert (found["note"]["text"], found["step_num"]["sha256"]) == (
+        "warm",
+        rows({"step_num": torch.tensor(2)})[0]["sha256"],
+    )
 
 
 @pytest.mark.parametrize("crc", [False, True])

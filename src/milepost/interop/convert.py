@@ -44,8 +44,8 @@ def convert(
         src: Whatever `milepost.interop.files.open_file` opens: `.ckpt`, safetensors, the ``.index.json`` of shards, a
             file of `torch.save`. Its bytes tell which.
         dst: Where to; the ending says what is written: ``.ckpt``, ``.safetensors``, or ``.pt``, ``.pth``, ``.bin`` for
-            a dict of tensors by `torch.save`, for which as much space is needed again while it is written. A file of
-            that name is replaced in one step.
+            a dict of tensors by `torch.save` (what cannot be mapped in the source takes space on the disk a second time
+            while it is written). A file of that name is replaced in one step.
         max_shard_nbytes: For safetensors, the most bytes of tensors in one file. More are cut into shards,
             ``model-00001-of-00003.safetensors``, with ``model.safetensors.index.json``, as Hugging Face's libraries do.
         dec_key: The key of an encrypted source.

@@ -132,6 +132,13 @@ class TorchFile:
                     remedy="Load it with torch.load(path, weights_only=True), and save it by other names.",
                 )
             spec = array_of(name, "unknown", tensor).spec
+            if spec.nbytes > self._path.stat().st_size:
+                raise UnsupportedStateError(
+                    f"entry {name!r}",
+                    found=f"a tensor of {spec.nbytes} bytes, whose elements share memory, in a smaller file",
+                    expected="tensors with memory of their own for each element",
+                    remedy="Load it with torch.load(path, weights_only=True), and save contiguous() ones.",
+                )
             first = places.setdefault(_place(tensor), name) if tensor.numel() else name
             if first != name:
                 aliases[name] = first

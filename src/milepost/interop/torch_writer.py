@@ -1,7 +1,7 @@
 """Named arrays into a file of `torch.save`: plain dicts of tensors, which `torch.load(weights_only=True)` reads.
 
-torch wants all tensors before it writes the first, so the contents go to a nameless file first, and the tensors are
-that file, mapped: memory does not grow with the model.
+torch wants all tensors before it writes the first, so they are maps: of the source, where a content stands there as one
+run, else of a nameless file that it is written to first. So memory does not grow with the model.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from milepost.engine.open_file import OpenFile
 from milepost.errors import SaveError
 from milepost.format.ckpt import Checksum, decode_text
 from milepost.format.companion import Companion, Fact
+from milepost.format.dtypes import DTYPES
 from milepost.format.spec import ArraySpec
 from milepost.interop.torch_files import COMPANION, TREE
 from milepost.state.tensors import empty
@@ -80,33 +81,42 @@ class _Stream:
 def _mapped(
     file: OpenFile, spool: IO[bytes], on_read: Callable[[int], object]
 ) -> dict[str, tuple[Fact, torch.Tensor | str]]:
-    """Every entry with its checksum, as a tensor over the spool file, or as a text."""
+    """Every entry with its checksum, as a tensor over a map of the source or else of the spool file, or as a text."""
     facts: dict[str, Fact] = {}
-    texts: dict[str, str] = {}
-    places: dict[str, int] = {}
+    values: dict[str, memoryview | str | int] = {}
     for name, entry in file.index.entries.items():
-        content = file.read(name)
-        facts[name] = Fact(entry.spec, entry.kind, Checksum.of(content))
-        if entry.spec.dtype == "str":
-            texts[name] = decode_text(content, f"{file.where}, entry {name!r}")
-        elif content:
-            spool.seek(-spool.tell() % _ALIGNMENT, os.SEEK_CUR)
-            places[name] = spool.tell()
-            spool.write(content)
+        content = file.view(name, DTYPES[entry.spec.dtype].itemsize) if entry.spec.dtype != "str" else None
+        if content is not None:
+            values[name] = content
+        else:
+            content = memoryview(file.read(name))
+            values[name] = _text_or_place(file, entry.spec, content, spool)
+        checksum = Checksum.of(content) if entry.checksum is None else entry.checksum
+        facts[name] = Fact(entry.spec, entry.kind, checksum)
         on_read(len(content))
         del content  # before the next one is read
     spool.flush()
-    memory = mmap.mmap(spool.fileno(), 0) if places else None
-    return {
-        name: (fact, texts[name] if name in texts else _tensor(file, fact.spec, memory, places.get(name)))
-        for name, fact in facts.items()
-    }
+    memory = memoryview(mmap.mmap(spool.fileno(), 0) if spool.tell() else b"")
+    return {name: (fact, _value(file, fact.spec, values[name], memory)) for name, fact in facts.items()}
 
 
-def _tensor(file: OpenFile, spec: ArraySpec, memory: mmap.mmap | None, offset: int | None) -> torch.Tensor:
-    if memory is None or offset is None:
+def _text_or_place(file: OpenFile, spec: ArraySpec, content: memoryview, spool: IO[bytes]) -> str | int:
+    if spec.dtype == "str":
+        return decode_text(content, f"{file.where}, entry {spec.name!r}")
+    if content:
+        spool.seek(-spool.tell() % _ALIGNMENT, os.SEEK_CUR)
+    place = spool.tell()
+    spool.write(content)
+    return place
+
+
+def _value(file: OpenFile, spec: ArraySpec, value: memoryview | str | int, memory: memoryview) -> torch.Tensor | str:
+    if isinstance(value, str):
+        return value
+    if spec.nbytes == 0:
         return empty(file.where, spec)
-    flat = torch.frombuffer(memory, dtype=torch.uint8, count=spec.nbytes, offset=offset)
+    content = memory[value : value + spec.nbytes] if isinstance(value, int) else value
+    flat = torch.frombuffer(content, dtype=torch.uint8)
     return flat.view(empty(file.where, spec, "meta").dtype).reshape(spec.shape)
 
 
