@@ -25,7 +25,7 @@ torture: $(VENV)/.installed
 
 # Against peers and against the machine, on the disk that this folder is on; the table goes into docs/performance.md.
 bench: $(VENV)/.installed $(MINDSPORE)/.installed
-	$(BIN)/python -m benchmarks --docs docs/performance.md --json benchmarks/results.json
+	$(BIN)/python -m benchmarks --docs docs/performance.md --json bench-results.json
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
