@@ -386,7 +386,9 @@ def _foreign_entries(parameters: Parameters) -> foreign_optimizers.Entries:
 
 def _foreign_names(parameters: Parameters) -> set[str]:
     """The names of which the file does not say that they are PyTorch's."""
-    if parameters.index.container.startswith("torch"):
+    index = parameters.index
+    # One that Milepost wrote for torch has checksums, and the names that its source had.
+    if index.container.startswith("torch") and all(entry.checksum is None for entry in index.entries.values()):
         return set()
     return {name for name in parameters if parameters.kind(name) == "unknown"}
 

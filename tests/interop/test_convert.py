@@ -414,3 +414,19 @@ def test_memory_does_not_grow_with_the_model(first, second, tmp_path):
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 32 << 10  # KiB
     assert told(tmp_path / f"m{second}")[0] == told(tmp_path / "large.ckpt")[0]
+
+
+def small_net():
+    return nn.Sequential(nn.Conv2d(1, 2, 3, bias=False), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(32, 3))
+
+
+@pytest.mark.parametrize("ending", FORMATS)
+def test_mindspores_names_are_understood_in_any_container(ending, tmp_path):
+    """Those that MindSpore wrote, and those that a dialect wrote: the network loads as from the file itself."""
+    net = small_net()
+    ours = save_checkpoint(net, tmp_path / "ours.ckpt", dialect="mindspore")
+    for source in (ours, GOLDEN / "momentum.ckpt"):
+        expected, found = small_net(), small_net()
+        load_checkpoint(source, net=expected)
+        load_checkpoint(convert(source, tmp_path / f"x{ending}"), net=found)
+        assert all(torch.equal(value, expected.state_dict()[name]) for name, value in found.state_dict().items())
