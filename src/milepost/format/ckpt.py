@@ -24,7 +24,7 @@ from milepost.format.wire import FIELD_LIMIT, bytes_field, bytes_head, damaged, 
 BLOCK_NBYTES = 1 << 20
 """Bytes that are checksummed and handed out at a time, so that the writer finds them in the processor's cache."""
 
-LARGE_NBYTES = 256 << 10
+LARGE_NBYTES = 16 << 10
 """From here on a content is handed out as it lies; a smaller one is copied, which costs less than another write."""
 
 
@@ -313,7 +313,8 @@ class Plan:
                 del content
             else:
                 # Handed out before the content is made: the caller lets go of the last content for it.
-                yield bytes(pending + part.heads[0])
+                pending += part.heads[0]
+                yield bytes(pending)
                 pending.clear()
                 checksum = Checksum()
                 yield from _large_runs(part, checksum)
@@ -322,7 +323,8 @@ class Plan:
             if len(pending) >= BLOCK_NBYTES:
                 yield bytes(pending)
                 pending.clear()
-        yield bytes(pending + self._tail(checksums, self._nbytes))
+        pending += self._tail(checksums, self._nbytes)
+        yield bytes(pending)
 
     def release(self) -> None:
         """Release the arrays that are not yet: the save is done, or given up. Harmless a second time."""

@@ -33,8 +33,9 @@ LOCK_SUFFIX = ".lock"
 RESERVE_NBYTES = 4 << 20
 """From here on a file's room on the disk is taken before it is written; smaller ones do not gain by that."""
 
-DIRECT_NBYTES = 256 << 20
-"""From here on a file that has to be durable is written past the page cache."""
+DIRECT_NBYTES = 4 << 30
+"""From here on a file that has to be durable is written past the page cache: it would fill much of it. Below, writing
+through the cache and back from the start on was quicker (docs/performance.md)."""
 
 _ATTEMPTS = 10
 _COPY_NBYTES = 4 * 2**20
