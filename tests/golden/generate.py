@@ -136,6 +136,44 @@ def numbered(cell: nn.Cell) -> dict[str, ms.Tensor]:
     }
 
 
+def computed() -> dict[str, ms.Tensor]:
+    """Of cells that compute in more than one way: random parameters, an input `<cell>.x` and the output `<cell>.y`."""
+    numbers = np.random.default_rng(1)
+
+    def draw(*shape: int) -> ms.Tensor:
+        return ms.Tensor(numbers.standard_normal(shape, dtype=np.float32))
+
+    cells = {
+        "conv1d": (nn.Conv1d(2, 3, 5, pad_mode="valid", has_bias=True), (1, 2, 7)),
+        "conv1d_back": (nn.Conv1dTranspose(2, 3, 5, pad_mode="valid", has_bias=True), (1, 2, 4)),
+        "batch_norm": (nn.BatchNorm1d(3), (4, 3)),
+        "layer_norm": (nn.LayerNorm((4,)), (2, 4)),
+        "group_norm": (nn.GroupNorm(2, 4), (1, 4, 2, 2)),
+        "prelu": (nn.PReLU(3), (2, 3, 2)),
+        "lstm": (nn.LSTM(3, 2, 2, batch_first=True, bidirectional=True), (2, 4, 3)),
+        "gru": (nn.GRU(3, 2, 2, batch_first=True, bidirectional=True), (2, 4, 3)),
+        "rnn": (nn.RNN(3, 2, batch_first=True), (2, 4, 3)),
+        "gru_cell": (nn.GRUCell(3, 2), (2, 3)),
+        "attention": (nn.MultiheadAttention(4, 2, batch_first=True), (2, 3, 4)),
+        "encoder": (nn.TransformerEncoderLayer(4, 2, 6, dropout=0.0, batch_first=True), (2, 3, 4)),
+    }
+    found = {}
+    for name, (cell, shape) in cells.items():
+        outer = nn.CellList([cell])  # inside another one, as its parameters are called there
+        for parameter in outer.get_parameters():
+            values = draw(*parameter.shape)
+            parameter.set_data(values.abs() if parameter.name.endswith("variance") else values)
+            found[parameter.name.replace("0.", f"{name}.", 1)] = parameter.value()
+        x = draw(*shape)
+        cell.set_train(False)
+        state = (x, draw(2, 2)) if name == "gru_cell" else (x,) * (3 if name == "attention" else 1)
+        y = cell(*state)
+        found |= {f"{name}.x": x, f"{name}.y": y[0] if isinstance(y, tuple) else y}
+        if name == "gru_cell":
+            found[f"{name}.h"] = state[1]
+    return found
+
+
 def main() -> None:
     """Write all files."""
     FILES.mkdir(exist_ok=True)
@@ -157,6 +195,7 @@ def main() -> None:
     save("momentum.ckpt", trained("momentum"))
     save("adam.ckpt", trained("adam"))
     save("cells.ckpt", numbered(Cells()))
+    save("computed.ckpt", computed())
     save("bare.ckpt", numbered(nn.BatchNorm2d(3)))
     save("encrypted.ckpt", {"weight": values("float32", (2,))}, enc_key=b"0123456789abcdef", enc_mode="AES-GCM")
     (FILES / "expected.json").write_text(json.dumps(EXPECTED, indent=1, ensure_ascii=False) + "\n")

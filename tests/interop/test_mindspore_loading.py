@@ -117,6 +117,35 @@ def test_every_kind_of_cell_of_a_mindspore_file_is_loaded():
             assert saved.shape == value.shape or name.startswith("conv1d"), name
 
 
+COMPUTED = {
+    "conv1d": lambda: nn.Conv1d(2, 3, 5),
+    "conv1d_back": lambda: nn.ConvTranspose1d(2, 3, 5),
+    "batch_norm": lambda: nn.BatchNorm1d(3),
+    "layer_norm": lambda: nn.LayerNorm(4, eps=1e-7),
+    "group_norm": lambda: nn.GroupNorm(2, 4),
+    "prelu": lambda: nn.PReLU(3),
+    "lstm": lambda: nn.LSTM(3, 2, 2, batch_first=True, bidirectional=True),
+    "gru": lambda: nn.GRU(3, 2, 2, batch_first=True, bidirectional=True),
+    "rnn": lambda: nn.RNN(3, 2, batch_first=True),
+    "gru_cell": lambda: nn.GRUCell(3, 2),
+    "attention": lambda: nn.MultiheadAttention(4, 2, batch_first=True),
+    "encoder": lambda: nn.TransformerEncoderLayer(4, 2, 6, dropout=0.0, batch_first=True),
+}
+
+
+@pytest.mark.parametrize("name", COMPUTED)
+def test_a_twin_computes_what_the_cell_computed(name):
+    """Gates, heads and kernels are in the same order, not only of the same size."""
+    net = nn.ModuleDict({name: COMPUTED[name]()})
+    file = load_checkpoint(GOLDEN / "computed.ckpt", net=net, specify_prefix=name)
+    net.eval()
+    inputs = {"gru_cell": ("x", "h"), "attention": ("x", "x", "x")}.get(name, ("x",))
+    with torch.no_grad():
+        y = net[name](*(file[f"{name}.{each}"] for each in inputs))
+    assert (file.report.missing, file.report.mismatched) == ((), ())
+    assert torch.allclose(y[0] if isinstance(y, tuple) else y, file[f"{name}.y"], rtol=0, atol=1e-5)
+
+
 def test_what_mindspore_does_not_count_is_kept_and_told():
     """`num_batches_tracked` is no missing name, where it changes nothing."""
     report = load_checkpoint(GOLDEN / "cells.ckpt", net=Cells(), strict_load=True).report
