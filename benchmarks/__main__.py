@@ -7,12 +7,13 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import exporting, report, save_load
+from benchmarks import exporting, report, save_load, stall
 from benchmarks.harness import Options, Section
 
 SUITES: dict[str, Callable[[Options], Section]] = {
     "save_load": save_load.run,
     "tiny": save_load.run_tiny,
+    "stall": stall.run,
     "exports": exporting.run,
 }
 """Name to what makes a section; they run in this order."""

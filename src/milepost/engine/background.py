@@ -43,12 +43,15 @@ class Background:
         """Start a job, when the one before has ended."""
         self.wait()
         self._process = os.getpid()
-        self._thread = threading.Thread(target=self._run, args=(job,), name="milepost", daemon=False)
+        begins = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(job, begins), name="milepost", daemon=False)
         try:
             self._thread.start()
         except BaseException:  # no thread to be had
             self._thread = None
             raise
+        finally:
+            begins.set()
 
     def wait(self) -> None:
         """Return when no job is at work any more."""
@@ -69,8 +72,9 @@ class Background:
                 return
         act()
 
-    def _run(self, job: Callable[[], object]) -> None:
+    def _run(self, job: Callable[[], object], begins: threading.Event) -> None:
         try:
+            begins.wait()  # else the caller gets the interpreter back only when Python takes it away from the job
             job()
         except BaseException as failure:  # the one who asks decides what is to be done about it
             self._failure = failure

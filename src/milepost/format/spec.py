@@ -94,7 +94,7 @@ class Index:
     container: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Array:
     """An array to be written: `content` is called once, when its turn has come, so that a writer holds one at a time.
 

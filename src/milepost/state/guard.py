@@ -15,7 +15,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from enum import Enum, auto
 from functools import partial
 
@@ -78,10 +77,12 @@ class Slot:
         return self.reference is not None and content_of(self.tensor) != self.reference
 
 
+_PLAIN = (torch.Tensor, nn.Parameter, nn.Buffer)
+
+
 def can_stay_live(tensor: torch.Tensor) -> bool:
     """Whether a tensor has memory that can be read beside the training, and a version counter to watch."""
-    is_plain = type(tensor) in (torch.Tensor, nn.Parameter, nn.Buffer) and not tensor.is_inference()
-    return is_plain and tensor.device.type in ("cpu", "cuda")
+    return type(tensor) in _PLAIN and (tensor.is_cpu or tensor.is_cuda) and not tensor.is_inference()
 
 
 class Guard:
@@ -90,7 +91,7 @@ class Guard:
     The snapshot's arrays give their bytes to one writer, whose thread may be any; `secure` is called by the training.
 
     Args:
-        snapshot: What is to be written; its arrays are replaced by guarded ones.
+        snapshot: What is to be written; its arrays become guarded ones.
         stays_live: Whether the tensor of a name does not change before `secure` is called; any other is copied at once.
         buffers: Memory for copies. Where there is no room in it, `secure` waits for the writer instead.
         checks: Whether to compare every tensor that stays live with a copy.
@@ -126,9 +127,7 @@ class Guard:
             is_live = can_stay_live(tensor) and stays_live(name, tensor)
             slot = Slot(name, tensor, self._lanes[tensor.device], is_watched=is_live)
             array = snapshot.arrays[name]
-            snapshot.arrays[name] = replace(
-                array, content=partial(self._content, slot), release=partial(self._release, slot)
-            )
+            array.content, array.release = partial(self._content, slot), partial(self._release, slot)
             self._slots.append(slot)
             if is_live:
                 self._live.append(slot)
