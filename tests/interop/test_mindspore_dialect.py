@@ -15,6 +15,7 @@ from milepost.errors import DamagedCheckpointError, SettingError, UnsupportedSta
 from milepost.format.ckpt import plan
 from milepost.format.dialect import DIALECT, DIALECTS
 from milepost.format.spec import Array, ArraySpec
+from milepost.interop.convert import convert
 from milepost.interop.mindspore.names import FAMILIES
 from milepost.nn import Momentum
 from milepost.storage.local import LocalStorage
@@ -215,6 +216,18 @@ def test_what_is_saved_again_of_it_is_in_no_dialect(dialect, tmp_path):
     again = save_checkpoint(load_checkpoint(path), tmp_path / "again.ckpt")
     assert "bn.weight" in stored(again)
     assert load_checkpoint(again).keys() == load_checkpoint(path).keys()
+
+
+def test_other_containers_keep_it(tmp_path):
+    """Safetensors, and files converted to others and back."""
+    net = Net()
+    saved = save_checkpoint(net, tmp_path / "net", format="safetensors", dialect="mindspore")
+    files = [saved, convert(saved, tmp_path / "a.pt"), convert(tmp_path / "a.pt", tmp_path / "b.ckpt")]
+    for path in files:
+        twin = Net()
+        load_checkpoint(path, net=twin, strict_load=True)
+        assert all(torch.equal(value, net.state_dict()[name]) for name, value in twin.state_dict().items())
+    assert stored(files[-1]) == stored(saved)
 
 
 @pytest.mark.parametrize(
