@@ -10,8 +10,8 @@ from torch import nn
 
 from milepost import load_checkpoint, load_param_into_net
 from milepost.errors import LoadError, NothingLoadedError
+from milepost.format.wire import bytes_field, varint_field
 from milepost.nn import Momentum
-from milepost.parameters import Parameters
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "files"
 
@@ -39,17 +39,23 @@ def moments(*slots):
     }
 
 
+TYPES = {torch.float32: "Float32", torch.int32: "Int32", torch.int64: "Int64"}
+
+
 @pytest.fixture
-def opened(monkeypatch):
-    """Turns entries into a mapping that counts as a file of MindSpore's."""
+def opened(tmp_path):
+    """Writes entries as MindSpore does, and opens the file."""
 
     def make(entries):
-        parameters = load_checkpoint(GOLDEN / "momentum.ckpt")
-        for name in list(parameters):
-            del parameters[name]
-        parameters.update({name: torch.as_tensor(value) for name, value in entries.items()})
-        monkeypatch.setattr(Parameters, "kind", lambda self, name: "unknown")
-        return parameters
+        content = b""
+        for name, value in entries.items():
+            tensor = torch.as_tensor(value).detach()
+            inner = b"".join(varint_field(1, length) for length in tensor.shape)
+            inner += bytes_field(2, TYPES[tensor.dtype].encode()) + bytes_field(3, tensor.numpy().tobytes())
+            content += bytes_field(1, bytes_field(1, name.encode()) + bytes_field(2, inner))
+        path = tmp_path / "mindspore.ckpt"
+        path.write_bytes(content)
+        return load_checkpoint(path)
 
     return make
 
