@@ -125,6 +125,7 @@ print(rss() - before)
 """
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_an_encrypted_model(tmp_path):
     """It is written and verified block by block."""
     done = subprocess.run([sys.executable, "-c", MEMORY, tmp_path], check=False, capture_output=True, text=True)
