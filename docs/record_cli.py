@@ -32,12 +32,6 @@ def main() -> None:
     page = arguments.page.read_text()
     with tempfile.TemporaryDirectory() as place:
         shutil.copytree(arguments.folder, Path(place, "runs"))
-        # What else the page's commands need.
-        shutil.copy(Path(__file__).parents[1] / "examples/resnet50.py", place)
-        Path(place, "example.py").write_text(
-            "import torch\nfrom resnet50 import ResNet50\n\n\ndef resnet50():\n"
-            "    return ResNet50(), torch.zeros(1, 1, 28, 28)\n"
-        )
         arguments.page.write_text(BLOCK.sub(lambda block: record(block[0], Path(place)), page))
 
 

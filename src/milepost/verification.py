@@ -16,7 +16,8 @@ from milepost.storage.local import LocalStorage
 SUFFIXES = (".ckpt", ".safetensors", ".pt", ".pth", ".bin")
 """How the files of a folder end that are checked."""
 
-_MOST_THREADS = 8
+_MOST_THREADS = 4
+"""Files at once; large entries of a file are checked by several threads, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ def verify(
 
     Args:
         paths: Files and folders.
-        threads: How many files are read at once; by default as many as there are processors, at most 8.
+        threads: How many files are read at once; by default as many as there are processors, at most 4.
         on_checked: Is told, by any thread, of bytes that were checked.
         open_with: Opens a file; one that is encrypted needs its key.
 

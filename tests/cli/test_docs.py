@@ -50,7 +50,7 @@ def test_the_sessions_can_be_recorded_again(told_twice, tmp_path):
     page = tmp_path / "cli.md"
     page.write_text(PAGE)
     command = [sys.executable, DOCS / "record_cli.py", told_twice[0], "--page", page]
-    subprocess.run(command, check=True, timeout=300)
+    subprocess.run(command, check=True, timeout=600)
     again = page.read_text()
     assert prompts(again) == prompts(PAGE)
     assert "Traceback" not in again
