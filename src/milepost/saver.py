@@ -12,6 +12,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
@@ -190,7 +191,9 @@ class Saver:
 
     def wait(self) -> None:
         """Return when no save is in flight."""
-        self._background.wait()
+        flight = self._flight if self.is_busy else None
+        with nullcontext() if flight is None else flight.guard.standing_still():
+            self._background.wait()
 
     def take_failure(self) -> BaseException | None:
         """Return what the last save in the background failed with, once; a torn one is only told, and owed from now on.

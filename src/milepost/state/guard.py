@@ -6,15 +6,18 @@ One tensor's way, under one lock::
     PENDING --secure--> COPYING --> COPIED --writer--> DONE   it was about to change, and a copy was written
 
 As long as the bytes depend on the tensor's own memory its version counter is watched: a write that nobody announced
-tears the snapshot, which then must not be published. Writes past the counter (`.data`, NumPy, foreign code) are not
-seen, unless every tensor is compared with a copy.
+tears the snapshot, which then must not be published. torch counts a write when it has ended, so one that went on while
+the bytes were taken may show only later: the counters are watched until the training has come to where no write of its
+can be under way (`secure`, `standing_still`), or has had the time to end it. Writes past the counter (`.data`, NumPy,
+foreign code) are not seen, unless every tensor is compared with a copy.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import Enum, auto
 from functools import partial
 
@@ -25,6 +28,10 @@ from milepost.errors import SnapshotError
 from milepost.state.buffers import HostBuffers, Lane, lane_from
 from milepost.state.snapshot import Snapshot
 from milepost.state.tensors import bytes_of, content_of
+
+GRACE_SECONDS, GRACE_NBYTES_PER_SECOND = 0.5, 1 << 30
+"""How long a write may go on that began while the bytes were taken, where the training does not come by: so long, and
+as long as a processor takes at the worst for what stays live."""
 
 
 class State(Enum):
@@ -119,7 +126,8 @@ class Guard:
         self._buffers = buffers
         self._lanes = {device: lane(device) for device in {tensor.device for tensor in snapshot.tensors.values()}}
         self._busy = 0
-        self._is_over = self._is_secured = False
+        self._is_over = self._is_secured = self._is_still = False
+        self._training = threading.get_ident()
         self._unseen: set[str] = set()
         self._slots: list[Slot] = []
         self._live: list[Slot] = []
@@ -151,19 +159,42 @@ class Guard:
                     if not self._copy(slot):
                         self._changed.wait()
             self._hold_training()
-            for slot in self._live:
-                if slot.state is State.COPIED:
-                    self._settle(slot)
             self._changed.wait_for(lambda: self._busy == 0 or self._is_over or self.torn is not None)
+            for slot in self._live:
+                self._settle(slot)
             self._is_secured = True
+            self._changed.notify_all()
         self.waited_seconds += time.perf_counter() - began
 
+    @contextmanager
+    def standing_still(self) -> Iterator[None]:
+        """For the training, while it waits for the writer: no write of its is under way."""
+        with self._changed:
+            self._is_still = threading.get_ident() == self._training
+            self._changed.notify_all()
+        try:
+            yield
+        finally:
+            self._is_still = False
+
     def check(self) -> None:
-        """Refuse a snapshot that was torn.
+        """Refuse a snapshot that was torn, when all of it is taken; waits until a tear would have shown.
 
         Raises:
             SnapshotError: A tensor changed while its bytes were wanted.
         """
+        nbytes = sum(slot.nbytes for slot in self._live if slot.is_watched)
+        with self._changed:
+            if nbytes:
+                self._changed.wait_for(
+                    lambda: self._is_secured or self._is_still or self.torn is not None,
+                    GRACE_SECONDS + nbytes / GRACE_NBYTES_PER_SECOND,
+                )
+            for slot in self._live:
+                self._watch(slot)
+        self._refuse_torn()
+
+    def _refuse_torn(self) -> None:
         if self.torn is not None:
             raise SnapshotError(
                 f"entry {self.torn!r}",
@@ -174,8 +205,8 @@ class Guard:
 
     def written_unseen(self) -> list[str]:
         """The tensors that differ from their copies although their counters say that nobody has written to them."""
-        now = {slot.name for slot in self._live if slot.tensor._version == slot.version and slot.differs()}
-        return sorted(now | self._unseen)
+        unseen = [slot for slot in self._live if slot.tensor._version == slot.version]
+        return sorted(slot.name for slot in unseen if slot.name in self._unseen or slot.differs())
 
     def close(self) -> None:
         """Let go of everything: the writer has ended."""
@@ -189,7 +220,7 @@ class Guard:
         with self._changed:
             self._changed.wait_for(lambda: slot.state is not State.COPYING)
             self._watch(slot)
-            self.check()
+            self._refuse_torn()
             if slot.state is State.PENDING and (slot.lane.is_async or slot.reference is not None):
                 self._copy(slot, is_needed=True)
             if slot.state is State.PENDING:
@@ -199,8 +230,8 @@ class Guard:
             return content_of(slot.tensor)
         slot.wait()
         with self._changed:
-            self._settle(slot)
-            self.check()
+            self._watch(slot)
+            self._refuse_torn()
         return slot.content
 
     def _release(self, slot: Slot) -> None:
@@ -208,7 +239,7 @@ class Guard:
             self._watch(slot)
             if slot.state is State.TAKING:
                 self._busy -= 1
-            slot.state, slot.is_watched = State.DONE, False
+            slot.state = State.DONE
             self._free(slot)
             self._changed.notify_all()
 
@@ -220,7 +251,7 @@ class Guard:
         if slot.reference is not None:
             if slot.differs():
                 self._unseen.add(slot.name)
-            slot.state, slot.content, slot.is_watched = State.COPIED, memoryview(slot.reference), False
+            slot.state, slot.content = State.COPIED, memoryview(slot.reference)
             return True
         buffer = self._buffers.take(slot.nbytes, is_pinned=slot.lane.is_async, is_needed=is_needed)
         if buffer is None:
@@ -242,8 +273,6 @@ class Guard:
             self._buffers.give(buffer, is_pinned=slot.lane.is_async)
             return False
         self.copied_nbytes += slot.nbytes
-        if not slot.lane.is_async:
-            self._settle(slot)
         return True
 
     def _copy_at_once(self, slot: Slot) -> None:
@@ -261,7 +290,7 @@ class Guard:
             lane.hold_training()
 
     def _settle(self, slot: Slot) -> None:
-        """A copy is whole, or what comes after it cannot overtake it: nothing depends on the tensor any more."""
+        """In the training's thread: no write is under way, and nothing depends on the tensor any more."""
         self._watch(slot)
         slot.is_watched = False
 
