@@ -76,7 +76,7 @@ class CheckpointConfig:
             For trainings that write to parameters past torch's version counters (``.data``, NumPy) nowhere but in the
             optimizer's step.
         when_busy: What a save that is due while another is in flight does: ``"wait"`` for that one; or ``"skip"``, it
-            is left out, and `CheckpointManager.stats` counts it.
+            is left out, with a warning for the first, and `CheckpointManager.stats` counts it.
         check_snapshots: Whether to compare each lazy save with a copy, and raise a `SnapshotError` with the name of a
             tensor that was written to unseen. For a trial, because it costs what a lazy save spares.
         monitor: The metric that says which checkpoints are the best, or None for no such choice.

@@ -497,10 +497,11 @@ class CheckpointManager:
         return self._begun is not None and self._begun[1] == moment.global_step
 
     def _take_failure(self) -> BaseException | None:
-        failure = self._saver.take_failure()
-        if self._run is not None and not self._saver.is_busy:
-            self._run.expect(None)
-        return failure
+        with self._lock:
+            failure = self._saver.take_failure()
+            if self._run is not None and not self._saver.is_busy:
+                self._run.expect(None)
+            return failure
 
     def _surface(self, failure: BaseException | None) -> None:
         def fail() -> None:
@@ -529,6 +530,12 @@ class CheckpointManager:
         if self._saver.is_busy and self._config.when_busy == "skip":
             self._last_attempt = self._progress(moment)
             self._saver.skip()
+            if self._saver.stats.skipped == 1:
+                warnings.warn(
+                    f"the checkpoint of step {moment.global_step} is left out, because the one before is still being "
+                    "written; stats.skipped counts what else is.",
+                    stacklevel=3,
+                )
         else:
             self._save_or_tell(moment)
 
