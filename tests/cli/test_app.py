@@ -134,6 +134,8 @@ def test_a_pipe_that_is_closed_early_ends_it_without_a_word(runs):
 def test_an_interrupt_ends_it_without_a_traceback(tmp_path):
     """Here while it waits for a pipe in the place of its file."""
     code = "import os, signal; from milepost.cli import ls\n"
+    # A shell lets what it begins in the background ignore interrupts, and children inherit that.
+    code += "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     code += "ls.survey = lambda storage: os.kill(os.getpid(), signal.SIGINT)\n"
     code += "from milepost.cli.app import run; import sys; sys.exit(run(['ls']))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
