@@ -112,3 +112,19 @@ def test_a_value_that_cannot_be_stored_is_refused_at_the_first_save(tmp_path):
     with pytest.raises(UnsupportedStateError, match="thing"):
         trained(tmp_path, 6, CheckpointConfig(append_info=[{"thing": object()}]))
     assert "0123" not in repr(CheckpointConfig(enc_key=KEY))
+
+
+def test_the_best_has_its_second_name_where_that_takes_a_copy(tmp_path, monkeypatch):
+    """The copy is of the same bytes: nothing goes around them a second time."""
+
+    def refuse(*_, **__):
+        raise PermissionError("this file system has no hard links")
+
+    monkeypatch.setattr("os.link", refuse)
+    net = nn.Linear(2, 2)
+    with CheckpointManager(tmp_path, net, config=CheckpointConfig(monitor="accuracy", crc_check=True)) as checkpoints:
+        checkpoints.start()
+        checkpoints.step(accuracy=0.5)
+        checkpoints.wait()
+    with open_file(tmp_path / "CKP-best.ckpt") as file:
+        file.verify()

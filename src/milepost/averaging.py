@@ -19,6 +19,7 @@ from milepost.engine.open_file import OpenFile
 from milepost.engine.writer import write
 from milepost.errors import MismatchError, SettingError
 from milepost.format.ckpt import plan
+from milepost.format.dialect import DIALECT
 from milepost.format.spec import Array, ArraySpec, Entry
 from milepost.storage.local import LocalStorage
 from milepost.values import FLOATS, decode, doubles, encode
@@ -91,11 +92,15 @@ def average(
     arrays = [
         Array(entry.spec, entry.kind, partial(_content, files, entry, taken, on_written)) for entry in entries.values()
     ]
-    metadata = {
+    metadata: dict[str, object] = {
         "writer": f"milepost {__version__}",
         "average_of": [Path(file.where).name for file in files],
         "state": _state(last),
     }
+    spoken = last.index.metadata.get(DIALECT)
+    if isinstance(spoken, dict) and isinstance(spoken.get("entries"), dict):
+        undo = {name: change for name, change in spoken["entries"].items() if name in entries}
+        metadata[DIALECT] = {**spoken, "entries": undo}
     aliases = {name: of for name, of in last.index.aliases.items() if of in entries}
     write(LocalStorage(path.parent), path.name, plan(arrays, metadata, aliases))
     averaged = [name for name, entry in entries.items() if entry.spec.dtype in FLOATS]

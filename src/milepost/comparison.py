@@ -114,6 +114,7 @@ def _compared(name: str, before: OpenFile, after: OpenFile) -> Difference:
 
 def _drift(contents: tuple[bytearray, bytearray], specs: tuple[ArraySpec, ArraySpec]) -> Drift:
     old, new = (decode(content, spec).reshape(-1) for content, spec in zip(contents, specs, strict=True))
+    is_complex = np.iscomplexobj(old) or np.iscomplexobj(new)
     patterns = None
     if specs[0].dtype == specs[1].dtype:
         patterns = [_patterns(content, DTYPES[specs[0].dtype].itemsize) for content in contents]
@@ -121,7 +122,7 @@ def _drift(contents: tuple[bytearray, bytearray], specs: tuple[ArraySpec, ArrayS
     products = np.zeros(4)  # of the difference, before and after with themselves, and of the two with each other
     for begin in range(0, old.size, _BLOCK):
         block = slice(begin, begin + _BLOCK)
-        one, other = _real(old[block]), _real(new[block])
+        one, other = _real(old[block], is_complex=is_complex), _real(new[block], is_complex=is_complex)
         with np.errstate(invalid="ignore", over="ignore"):
             moved = other - one
             products += [moved @ moved, one @ one, other @ other, one @ other]
@@ -129,7 +130,7 @@ def _drift(contents: tuple[bytearray, bytearray], specs: tuple[ArraySpec, ArrayS
         if patterns is not None:
             changed += int((patterns[0][block] != patterns[1][block]).any(axis=1).sum())
         else:
-            changed += int((moved != 0).sum())
+            changed += int((moved.reshape(-1, 1 + is_complex) != 0).any(axis=1).sum())
     squares = products.tolist()
     return Drift(
         relative_l2=_ratio(math.sqrt(squares[0]), math.sqrt(squares[1])),
@@ -144,9 +145,9 @@ def _patterns(content: bytearray, itemsize: int) -> NDArray[np.unsignedinteger]:
     return np.frombuffer(content, f"u{min(itemsize, 8)}").reshape(-1, max(1, itemsize // 8))
 
 
-def _real(values: NDArray[np.generic]) -> NDArray[np.float64]:
-    """Values in double precision; a complex one as two."""
-    if np.iscomplexobj(values):
+def _real(values: NDArray[np.generic], *, is_complex: bool) -> NDArray[np.float64]:
+    """Values in double precision; as two each where either side is complex."""
+    if is_complex:
         return values.astype(np.complex128).view(np.float64)
     return doubles(values)
 

@@ -191,11 +191,16 @@ class Run:
         best = policy.best(self.records)[:1] if policy is not None else []
         if best and best[0].name != self._linked:
             name = best_name(self._prefix, self.ordinal)
+
+            def link() -> None:
+                self._storage.link(best[0].name.text, name)
+                self._linked = best[0].name
+
             try:
-                self._refusals.attempt(lambda: self._storage.link(best[0].name.text, name))
+                self._refusals.attempt(link)
             except CheckpointNotFoundError as error:  # somebody has removed it
                 tell([error])
-            self._linked = best[0].name
+                self._linked = best[0].name
         for record in expired(self._config.keep_policy(), self.records):
             try:
                 self._storage.remove(record.name.text)

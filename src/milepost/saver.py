@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 
 from milepost.checkpoint import store
 from milepost.engine.background import Background
-from milepost.errors import SnapshotError
+from milepost.errors import SaveError, SnapshotError
 from milepost.state.buffers import HostBuffers, available_nbytes
 from milepost.state.guard import Guard
 from milepost.state.optimizers import changed_by_step
@@ -178,7 +178,11 @@ class Saver:
         if self._stats.last is not None:
             facts = {**facts, LAST_SAVE: asdict(self._stats.last)}
         if at_once or self._mode == "sync":
-            stat = store(self._storage, name, snapshot, facts)
+            try:
+                stat = store(self._storage, name, snapshot, facts)
+            except SaveError:
+                self._stats.failed += 1
+                raise
             self._stats.add(SaveCost(name, "sync", time.perf_counter() - began, file_nbytes=stat.nbytes))
             then(stat)
         else:

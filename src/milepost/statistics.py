@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import dataclass
 
@@ -27,7 +28,7 @@ class Statistics:
         mean: Their mean.
         deviation: Their standard deviation (dividing by how many there are).
         norm: The square root of the sum of their squares.
-        edges: The histogram's `BINS` + 1 edges, from the lowest to the highest; none where all are equal.
+        edges: The histogram's `BINS` + 1 edges, from the lowest to the highest; none where all are (almost) equal.
         counts: How many values are in each bin; the last includes its upper edge.
     """
 
@@ -65,12 +66,15 @@ def describe(values: NDArray[np.generic]) -> Statistics:
     low, high = float(finite.min()), float(finite.max())
     # Of the largest numbers the squares, and sums, are beyond a double: they are made smaller for as long.
     scale = max(abs(low), abs(high)) or 1.0
-    scale = 2.0 ** math.frexp(scale)[1]
+    scale = 2.0 ** min(math.frexp(scale)[1], 1023)
     scaled = finite / scale
     mean = float(scaled.mean())
     deviation = float(np.sqrt(np.square(scaled - mean).mean()))
     norm = float(np.sqrt(np.square(scaled).sum()))
-    counts, edges = np.histogram(scaled, BINS) if low < high else (np.array([], int), np.array([]))
+    counts, edges = np.array([], int), np.array([])
+    if low < high:
+        with contextlib.suppress(ValueError):  # too few doubles between the two for so many bins
+            counts, edges = np.histogram(scaled, BINS)
     return Statistics(
         count=real.size,
         nans=nans,

@@ -118,3 +118,13 @@ def test_a_file_can_be_averaged_into_its_own_place(milepost, saved, tmp_path):
     a, b = saved("a", w=torch.zeros(2)), saved("b", w=torch.ones(2))
     assert milepost("average", a, b, "-o", a).code == 0
     assert load_checkpoint(a)["w"].tolist() == [0.5, 0.5]
+
+
+def test_checkpoints_with_mindspores_names_have_an_average_that_loads(milepost, tmp_path):
+    """What undoes the dialect goes with the names."""
+    nets = [nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)) for _ in range(2)]
+    paths = [save_checkpoint(net, tmp_path / f"{i}.ckpt", dialect="mindspore") for i, net in enumerate(nets)]
+    assert milepost("average", *paths, "-o", tmp_path / "soup.ckpt").code == 0
+    soup = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+    load_checkpoint(tmp_path / "soup.ckpt", net=soup, strict_load=True)
+    torch.testing.assert_close(soup[0].weight, (nets[0][0].weight + nets[1][0].weight) / 2)

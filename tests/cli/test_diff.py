@@ -111,3 +111,14 @@ def test_damage_is_no_difference(milepost, runs, damaged):
     done = milepost("diff", runs / "net-1_2.ckpt", damaged)
     assert (done.code, len(done.err.splitlines())) == (2, 1)
     assert "head.weight" in done.err
+
+
+def test_complex_values_compare_with_real_ones_and_with_wider_ones(milepost, saved):
+    """A real one is one without an imaginary part; a value counts once."""
+    real = saved("real", w=torch.tensor([1.0, 2.0]))
+    narrow = saved("narrow", w=torch.tensor([1 + 1j, 2 + 0j]))
+    wide = saved("wide", w=torch.tensor([1 + 2j, 2 + 0j], dtype=torch.complex128))
+    for first, second in ((real, narrow), (narrow, real), (narrow, wide)):
+        (found,) = milepost("diff", first, second, "--json").json["differences"]
+        assert found["max_abs"] == 1.0
+        assert found["changed_share"] == 0.5

@@ -109,3 +109,15 @@ def test_a_format_can_be_named(milepost, here):
     assert done.code == 0
     assert done.err.startswith("milepost: warning: net.bin")
     assert load_checkpoint("net.ckpt")["0.weight"].shape == (8, 4)
+
+
+def test_an_encrypted_checkpoint_is_exported_with_its_graph_and_key(milepost, here, tmp_path):
+    """As every command opens it."""
+    (tmp_path / "key").write_bytes(b"0123456789abcdef")
+    (tmp_path / "net-graph.meta").write_bytes(graph_meta(here, torch.zeros(3, 4)))
+    save_checkpoint(here, "sealed.ckpt", enc_key=b"0123456789abcdef")
+    command = ["export", "net-graph.meta", "sealed.ckpt", "-o", "net.onnx"]
+    assert milepost(*command).code == 2
+    assert milepost(*command, "--dec-key-file", tmp_path / "key").code == 0
+    x = torch.randn(3, 4)
+    np.testing.assert_allclose(outputs("net.onnx", x), here(x).detach().numpy(), atol=1e-5)

@@ -42,7 +42,6 @@ def test_nothing_is_removed_without_yes(milepost, runs):
         (["--monitor", "accuracy", "--keep-best", 2], {"net-1_2.ckpt"}),
         (["--monitor", "accuracy", "--mode", "min"], {"net-3_2.ckpt"}),
         (["--monitor", "accuracy", "--keep-last", 2], {"net-1_2.ckpt"}),
-        (["--monitor", "none"], {"net-1_2.ckpt", "net-3_2.ckpt"}),
         (["--keep-last", 100], set()),
     ],
 )
@@ -143,3 +142,13 @@ def test_it_is_a_function_too(runs):
     assert checkpoints(runs) == ALL - {"net-1_2.ckpt", "net-3_2.ckpt"}
     with pytest.raises(SettingTypeError, match="a policy"):
         prune(runs, 3)
+
+
+def test_a_metric_that_nobody_measured_removes_nothing(milepost, runs):
+    """A slip of the pen would else let all go but the newest."""
+    before = checkpoints(runs)
+    done = milepost("prune", runs, "--monitor", "acuracy", "--yes")
+    assert done.code == 2
+    assert "'acuracy', which no checkpoint has" in done.err
+    assert "accuracy" in done.err.partition("expected")[2]
+    assert checkpoints(runs) == before

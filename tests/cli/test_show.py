@@ -124,3 +124,18 @@ def test_large_values_do_not_overflow():
     found = describe(np.array([1e300, -1e300]))
     assert found.norm == pytest.approx(math.sqrt(2) * 1e300)
     assert found.deviation == pytest.approx(1e300)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.array([np.finfo(np.float64).min, 0.0]),
+        np.array([1.0, 1.0 + 2.3e-16]),
+        np.array([2**60, 2**60 + 256]),
+    ],
+    ids=["the largest", "almost equal", "almost equal whole numbers"],
+)
+def test_values_at_the_edge_of_doubles_have_statistics(values):
+    """A mask's lowest number, and differences that a histogram has no room for."""
+    found = describe(values)
+    assert (found.count, found.minimum, found.maximum) == (2, float(values.min()), float(values.max()))

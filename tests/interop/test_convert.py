@@ -430,3 +430,44 @@ def test_mindspores_names_are_understood_in_any_container(ending, tmp_path):
         load_checkpoint(source, net=expected)
         load_checkpoint(convert(source, tmp_path / f"x{ending}"), net=found)
         assert all(torch.equal(value, expected.state_dict()[name]) for name, value in found.state_dict().items())
+
+
+def test_a_conjugate_is_not_the_tensor_whose_memory_it_has(tmp_path):
+    """Only a bit of its own says so."""
+    value = torch.tensor([1 + 2j, 3 - 4j])
+    torch.save({"a": value, "b": value.conj()}, tmp_path / "x.pt")
+    loaded = load_checkpoint(convert(tmp_path / "x.pt", tmp_path / "x.ckpt"))
+    assert torch.equal(loaded["a"], value)
+    assert torch.equal(loaded["b"], value.conj().resolve_conj())
+
+
+def test_a_mark_of_ours_that_is_none_is_passed_over(tmp_path):
+    """Anybody may hang anything on a dict."""
+    from collections import OrderedDict
+
+    tree = OrderedDict(w=torch.ones(2))
+    tree._milepost = 5
+    torch.save(tree, tmp_path / "x.pt")
+    with open_file(tmp_path / "x.pt") as file:
+        assert list(file.index.entries) == ["w"]
+
+
+def test_shards_stay_when_their_index_has_its_name_and_then_something_fails(tmp_path, monkeypatch):
+    """An interrupt, or a disk that fails, after the rename: a reader finds what the new index leads to."""
+    source = save_checkpoint({"a": torch.ones(100), "b": torch.zeros(100)}, tmp_path / "n.ckpt")
+    convert(source, tmp_path / "m.safetensors", max_shard_nbytes=400)
+    newer = save_checkpoint({"a": torch.full((100,), 2.0), "b": torch.zeros(100)}, tmp_path / "o.ckpt")
+    replace = os.replace
+
+    def interrupted(old, new):
+        replace(old, new)
+        if str(new).endswith(".index.json"):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            convert(newer, tmp_path / "m.safetensors", max_shard_nbytes=400)
+    with open_file(tmp_path / "m.safetensors.index.json") as file:
+        file.verify()
+        assert bytes(file.read("a")) == bytes(torch.full((100,), 2.0).numpy())

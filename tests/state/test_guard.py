@@ -248,6 +248,34 @@ def test_a_writer_that_gives_up_keeps_nobody_waiting():
     assert not training.is_alive()
 
 
+def test_a_writer_that_gives_up_while_a_tensor_is_copied_waits_for_the_copy(monkeypatch):
+    """Its buffer is given back once: given out to two tensors, it would put one's bytes under the other's name."""
+    begun, may_end = threading.Event(), threading.Event()
+
+    def copy(self, place, tensor):
+        begun.set()
+        may_end.wait(10)
+        place.copy_(tensor)
+        return lambda: None
+
+    monkeypatch.setattr(HostLane, "copy", copy)
+    snapshot, buffers = snapshot_of({"t": torch.zeros(10)}), buffers_of()
+    guard = Guard(snapshot, everything, buffers)
+    training = threading.Thread(target=guard.secure)
+    training.start()
+    assert begun.wait(10)
+    writer = threading.Thread(target=lambda: (snapshot.arrays["t"].release(), guard.close()))
+    writer.start()
+    writer.join(0.05)
+    assert writer.is_alive()
+    may_end.set()
+    for thread in (writer, training):
+        thread.join(10)
+        assert not thread.is_alive()
+    first, second = buffers.take(40), buffers.take(40)
+    assert first is not second
+
+
 def test_buffers_are_used_again():
     """The second snapshot of the same tensors takes no new memory."""
     buffers = buffers_of()

@@ -78,4 +78,5 @@ def _nbytes(text: str) -> int:
             "--max-shard-size", found=repr(text), expected="a size", remedy="Write it like 5GB, 500MB or 1000000."
         )
     units = [unit.rstrip("B").upper() for unit in UNITS]
-    return int(float(match[1]) * 1000 ** units.index(match[2].rstrip("B").upper()))
+    nbytes = float(match[1]) * 1000 ** units.index(match[2].rstrip("B").upper())
+    return int(min(nbytes, 2.0**62))  # more is no limit

@@ -45,7 +45,10 @@ def command(model: str, checkpoint: Path, output: Path, file_format: str | None,
         from milepost.graphs import export
 
         if Path(model).suffix == ".meta" or ":" not in model:
-            path = export(model, checkpoint, file_name=output, file_format=file_format)
+            path = export(
+                model, checkpoint, file_name=output, file_format=file_format,
+                dec_key=key.of(checkpoint), dec_mode=key.mode,
+            )  # fmt: skip
         else:
             net, inputs = _example(model)
             _load(net, checkpoint, key)

@@ -26,6 +26,7 @@ OTHERS = {
     ".bin": "a file of torch.save",
     ".onnx": "an exported network",
     ".air": "an exported network",
+    ".mindir": "an exported network",
     ".pt2": "an exported network",
 }
 """How the other files end that are worth a line, and what they are; the first that fits counts."""

@@ -9,8 +9,10 @@ from typing import Any, Literal
 
 import click
 
+from milepost.catalog.folder import Folder, survey
 from milepost.cli.files import Key, folder, key_options
 from milepost.cli.output import DONE, REFUSED, Screen, cell, emit, error_facts, examples, json_option, size
+from milepost.errors import SettingError
 from milepost.policy.keep import KeepBest, KeepEvery, KeepLast, KeepOnePer
 from milepost.pruning import Pruned, prune
 
@@ -60,12 +62,28 @@ def command(
     given = [policy for policy in policies if policy is not None]
     if not given:
         raise click.UsageError("Give what to keep, e.g. --keep-last 3.", click.get_current_context())
-    runs = prune(folder(directory, key), reduce(or_, given), is_dry_run=is_dry_run)
+    place = folder(directory, key)
+    if monitor is not None:
+        _check_measured(monitor, survey(place))
+    runs = prune(place, reduce(or_, given), is_dry_run=is_dry_run)
     if as_json:
         emit(_facts(directory, runs, is_dry_run))
     else:
         _print(runs, is_dry_run)
     return REFUSED if any(run.failures for run in runs) else DONE
+
+
+def _check_measured(monitor: str, found: Folder) -> None:
+    """Where nothing was measured, nothing would be the best, and all but the newest would go."""
+    kept = [record for run in found.runs for record in run.records]
+    measured = sorted({name for record in kept for name in record.metrics})
+    if kept and monitor not in measured:
+        raise SettingError(
+            "--monitor",
+            found=f"{monitor!r}, which no checkpoint has",
+            expected=f"one of {', '.join(measured)}" if measured else "no monitor: no checkpoint has metrics",
+            remedy="Check the name; milepost ls shows the metrics.",
+        )
 
 
 def _facts(directory: Path, runs: list[Pruned], is_dry_run: bool) -> dict[str, Any]:

@@ -44,11 +44,15 @@ class Background:
         self.wait()
         self._process = os.getpid()
         begins = threading.Event()
-        self._thread = threading.Thread(target=self._run, args=(job, begins), name="milepost", daemon=False)
+        may_run: list[bool] = []
+        thread = threading.Thread(target=self._run, args=(job, begins, may_run), name="milepost", daemon=False)
         try:
-            self._thread.start()
-        except BaseException:  # no thread to be had
+            thread.start()
+            self._thread = thread
+            may_run.append(True)
+        except BaseException:  # no thread to be had, or an interrupt while it came to life
             self._thread = None
+            may_run.clear()
             raise
         finally:
             begins.set()
@@ -72,9 +76,11 @@ class Background:
                 return
         act()
 
-    def _run(self, job: Callable[[], object], begins: threading.Event) -> None:
+    def _run(self, job: Callable[[], object], begins: threading.Event, may_run: list[bool]) -> None:
+        begins.wait()  # else the caller gets the interpreter back only when Python takes it away from the job
+        if not may_run:
+            return
         try:
-            begins.wait()  # else the caller gets the interpreter back only when Python takes it away from the job
             job()
         except BaseException as failure:  # the one who asks decides what is to be done about it
             self._failure = failure

@@ -58,7 +58,8 @@ class Reader:
         self._window = 0, memoryview(b"")
         self._map: memoryview | None = None
         # Of an encrypted file one block is held: threads would take it from each other.
-        self._turn: AbstractContextManager[object] = nullcontext() if dec_key is None else threading.RLock()
+        is_encrypted = dec_key is not None or isinstance(self._stored, encryption.Decrypted)
+        self._turn: AbstractContextManager[object] = threading.RLock() if is_encrypted else nullcontext()
         try:
             self.where = self._stored.where
             self._file: StoredFile | encryption.Decrypted = self._stored

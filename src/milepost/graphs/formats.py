@@ -14,6 +14,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from milepost.errors import SettingError, SettingTypeError
+from milepost.format import encryption
 from milepost.graphs import geir_file, mindir_file, onnx_file, pt2_file
 from milepost.graphs.files import Order, Part
 from milepost.graphs.loaded import read_model
@@ -63,6 +64,8 @@ def export(
     opset: int | None = None,
     operators: str | None = None,
     verify: bool = True,
+    dec_key: bytes | None = None,
+    dec_mode: str = encryption.DEFAULT,
 ) -> Path:
     """Write `net` with its weights to a file that other tools run, checked before it is written.
 
@@ -92,6 +95,8 @@ def export(
         operators: GE's operators, ``current``, the default, or ``2020`` for tools as old as MindSpore r0.6 (GEIR).
         verify: Whether to compare the results with the module's: those of onnxruntime (ONNX), of torch (PT2), or of
             Milepost's reference interpreter (GEIR, MINDIR).
+        dec_key: The key of the checkpoint, where that is encrypted.
+        dec_mode: How it is encrypted, as for `load_checkpoint`.
 
     Returns:
         The path of the file.
@@ -120,7 +125,7 @@ def export(
         parts = chosen.encode(order)
     else:
         _check_files(net, inputs, file_format, given)
-        parts = read_model(net, *inputs).parts(path.name)
+        parts = read_model(net, inputs[0], dec_key, dec_mode).parts(path.name)
     _write(path.parent, parts)
     return path
 

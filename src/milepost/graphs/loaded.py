@@ -12,6 +12,7 @@ from torch import Tensor
 
 from milepost.checkpoint import load_checkpoint
 from milepost.errors import SettingTypeError
+from milepost.format import encryption
 from milepost.graphs import onnx_file
 from milepost.graphs.files import Part
 from milepost.graphs.meta import join, restate, sound
@@ -53,12 +54,20 @@ class LoadedModel:
         return f"<{self._where}: {', '.join(self.input_names)} -> {', '.join(self.output_names)}>"
 
 
-def load_model(graph_meta: str | os.PathLike[str], ckpt_file_name: str | os.PathLike[str]) -> LoadedModel:
+def load_model(
+    graph_meta: str | os.PathLike[str],
+    ckpt_file_name: str | os.PathLike[str],
+    *,
+    dec_key: bytes | None = None,
+    dec_mode: str = encryption.DEFAULT,
+) -> LoadedModel:
     """Make a model from a run's ``-graph.meta`` and one of its checkpoints; the Python class is not needed.
 
     Args:
         graph_meta: The path of the graph that the training wrote.
         ckpt_file_name: The path of any checkpoint of that run.
+        dec_key: The key of an encrypted checkpoint.
+        dec_mode: How it is encrypted, as for `load_checkpoint`.
 
     Returns:
         Something to call with tensors or arrays, which onnxruntime computes.
@@ -82,7 +91,7 @@ def load_model(graph_meta: str | os.PathLike[str], ckpt_file_name: str | os.Path
         True
     """
     need_onnx("running a graph", "onnx", "onnxruntime")
-    return LoadedModel(read_model(graph_meta, ckpt_file_name))
+    return LoadedModel(read_model(graph_meta, ckpt_file_name, dec_key, dec_mode))
 
 
 @dataclass(frozen=True)
@@ -98,14 +107,16 @@ class Model:
         return onnx_file.pack(self.proto, self.tensors, file_name)
 
 
-def read_model(graph_meta: object, ckpt_file_name: object) -> Model:
+def read_model(
+    graph_meta: object, ckpt_file_name: object, dec_key: bytes | None = None, dec_mode: str = encryption.DEFAULT
+) -> Model:
     """Read and check both files."""
     path = _path(graph_meta)
     with LocalStorage(path.parent).open(path.name) as file:
         content = file.read(0, file.nbytes)
     checkpoint = _path(ckpt_file_name)
     need_onnx("reading a graph", "onnx")
-    with load_checkpoint(checkpoint) as parameters, sound(str(path)):
+    with load_checkpoint(checkpoint, dec_key=dec_key, dec_mode=dec_mode) as parameters, sound(str(path)):
         proto, tensors = join(content, parameters, str(path))
         restate(proto, onnx_file.KIND_WITH_WEIGHTS, facts(checkpoint.name, parameters.metadata))
     return Model(proto, tensors, f"{path} with {checkpoint}")

@@ -59,7 +59,8 @@ def write(
         content = _Json({"metadata": {"total_size": total, **texts}, "weight_map": weights})
         write_file(storage, name + INDEX_SUFFIX, content)
     except BaseException:
-        _remove(storage, done)
+        # The index may have its name already, and what came after that failed: what it names stays.
+        _remove(storage, sorted(set(done) - _named(storage, name)))
         raise
     _remove(storage, sorted(old - set(names)))
     return name + INDEX_SUFFIX
@@ -92,12 +93,16 @@ def _names(name: str, count: int, present: set[str]) -> list[str]:
 def _old_shards(storage: Storage, name: str, present: set[str]) -> set[str]:
     """The shards of the index that is to be replaced, as far as they are called like shards of this name."""
     own = re.compile(re.escape(name.removesuffix(".safetensors")) + r"(-[0-9a-f]{8})?-\d{5}-of-\d{5}\.safetensors")
+    return {shard for shard in _named(storage, name) & present if own.fullmatch(shard)}
+
+
+def _named(storage: Storage, name: str) -> set[str]:
+    """The shards that the index of this name leads to, as far as it can be read."""
     try:
         with storage.open(name + INDEX_SUFFIX) as file:
-            named = set(json.loads(file.read(0, file.nbytes))["weight_map"].values())
+            return set(json.loads(file.read(0, file.nbytes))["weight_map"].values())
     except (MilepostError, AttributeError, LookupError, TypeError, ValueError):
         return set()
-    return {shard for shard in named & present if own.fullmatch(shard)}
 
 
 def _facts(storage: Storage, shard: str) -> dict[str, Fact]:

@@ -32,7 +32,7 @@ TREE = "tree"
 COMPANION = "_milepost"
 """The attribute of the ordered dict in a file of Milepost's for torch: what torch.save has no place for."""
 
-_Place = tuple[int, int, torch.dtype, tuple[int, ...], tuple[int, ...]]
+_Place = tuple[int, int, torch.dtype, tuple[int, ...], tuple[int, ...], bool, bool]
 
 
 class TorchFile:
@@ -57,7 +57,8 @@ class TorchFile:
         tree = self._load()
         self._contents: dict[str, torch.Tensor | memoryview] = {}
         with self._named():
-            self.index = self._ours(tree) if hasattr(tree, COMPANION) else self._foreign(tree)
+            is_ours = type(tree) is OrderedDict and isinstance(vars(tree).get(COMPANION), dict)
+            self.index = self._ours(tree) if is_ours else self._foreign(tree)
 
     def _check_archive(self) -> None:
         """Look at the directory: a small archive that unpacks to a large one is none of torch's."""
@@ -230,7 +231,9 @@ class TorchFile:
 def _place(tensor: torch.Tensor) -> _Place:
     """Equal for tensors that are one, under several names."""
     memory = tensor.untyped_storage().data_ptr()
-    return memory, int(tensor.storage_offset()), tensor.dtype, tuple(tensor.shape), tensor.stride()
+    shape, stride = tuple(tensor.shape), tensor.stride()
+    # A conjugate has the same memory, and says only by a bit of its own that it is another tensor.
+    return memory, int(tensor.storage_offset()), tensor.dtype, shape, stride, tensor.is_conj(), tensor.is_neg()
 
 
 def _is_stored_as(tensor: torch.Tensor, spec: ArraySpec) -> bool:

@@ -156,10 +156,10 @@ class Guard:
         with self._changed:
             for slot in reversed(self._live):  # the writer comes from the front
                 while slot.state is State.PENDING and not self._is_over and self.torn is None:
-                    if not self._copy(slot):
+                    if not self._copy(slot) and not self._is_over:  # it may have ended meanwhile
                         self._changed.wait()
-            self._hold_training()
             self._changed.wait_for(lambda: self._busy == 0 or self._is_over or self.torn is not None)
+            self._hold_training()  # only now every copy has been given to its stream
             for slot in self._live:
                 self._settle(slot)
             self._is_secured = True
@@ -213,12 +213,13 @@ class Guard:
         with self._changed:
             self._is_over = True
             for slot in self._slots:
+                self._wait_for_copy(slot)
                 self._free(slot)
             self._changed.notify_all()
 
     def _content(self, slot: Slot) -> memoryview:
         with self._changed:
-            self._changed.wait_for(lambda: slot.state is not State.COPYING)
+            self._wait_for_copy(slot)
             self._watch(slot)
             self._refuse_torn()
             if slot.state is State.PENDING and (slot.lane.is_async or slot.reference is not None):
@@ -236,6 +237,7 @@ class Guard:
 
     def _release(self, slot: Slot) -> None:
         with self._changed:
+            self._wait_for_copy(slot)
             self._watch(slot)
             if slot.state is State.TAKING:
                 self._busy -= 1
@@ -298,7 +300,12 @@ class Guard:
         if slot.has_changed and self.torn is None:
             self.torn = slot.name
 
+    def _wait_for_copy(self, slot: Slot) -> None:
+        """Until whoever copies the tensor knows its buffer; before, it must not be given back."""
+        self._changed.wait_for(lambda: slot.state is not State.COPYING)
+
     def _free(self, slot: Slot) -> None:
         if slot.copy is not None:
+            slot.wait()  # of a save that was given up the copy may still be under way
             self._buffers.give(slot.copy, is_pinned=slot.lane.is_async)
             slot.copy = slot.content = None

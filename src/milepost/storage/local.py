@@ -336,7 +336,10 @@ class NewLocalFile:
         if self._is_durable and self._nbytes >= DIRECT_NBYTES:
             with suppress(OSError):  # many file systems have no direct writes
                 bypass(descriptor, is_on=True)
-                return PastCache(descriptor)
+                try:
+                    return PastCache(descriptor)
+                except OSError:  # no memory for its buffers
+                    bypass(descriptor, is_on=False)
         return ThroughCache(descriptor, is_early=self._is_durable)
 
     def write(self, content: memoryview | bytes) -> None:

@@ -62,10 +62,12 @@ def parse(content: bytes, where: str) -> Graph:
     Raises:
         GraphError: These are not the bytes of a MindIR file of one graph.
     """
+    kind = message("ModelProto")  # tells of an absent protobuf, with the extra that has it
+
     from google.protobuf.message import DecodeError
 
     try:
-        model = message("ModelProto").FromString(content)
+        model = kind.FromString(content)
     except DecodeError as error:
         raise _unreadable(where, "bytes that are not a MindIR model") from error
     return graph_of(model, model.graph, model.graph.parameter, where)
