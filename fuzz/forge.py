@@ -14,7 +14,7 @@ from random import Random
 from typing import Any
 
 from milepost.format import schema, wire
-from milepost.format.ckpt import Checksum
+from milepost.format.checksum import Checksum
 from milepost.format.crc import MAGIC as CRC_MAGIC
 from milepost.format.crc import NBYTES as CRC_NBYTES
 

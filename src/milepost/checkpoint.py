@@ -24,6 +24,7 @@ from milepost.errors import (
     SettingError,
     SettingTypeError,
 )
+from milepost.format.collector import paused
 from milepost.format.containers import PLAIN, Packaging
 from milepost.format.dialect import DIALECT, check_dialect
 from milepost.format.encryption import DEFAULT as DEFAULT_MODE
@@ -45,6 +46,11 @@ NETWORK_KINDS = frozenset({"parameter", "buffer", "unknown"})
 """Kinds of entries that a network is loaded from; files without kinds may hold anything, so those are tried too."""
 
 
+VALUES = (torch.Tensor, np.ndarray, np.generic, bool, int, float)
+"""What becomes an entry; a text does too."""
+
+
+@paused()
 def save_checkpoint(
     save_obj: nn.Module | Mapping[str, Any] | list[dict[str, Any]],
     ckpt_file_name: str | os.PathLike[str],
@@ -444,15 +450,16 @@ def store(
     packaging: Packaging = PLAIN,
     *,
     is_durable: bool = True,
+    is_beside: bool = False,
     before_commit: Callable[[], object] = lambda: None,
 ) -> Stat:
     """Write a snapshot with `facts` (JSON) as its metadata; durable when the call returns, unless it need not be.
 
-    What `before_commit` raises gives the save up.
+    The further settings are those of `milepost.engine.writer.write`.
     """
     metadata = {"writer": f"milepost {__version__}", **facts, "state": snapshot.state}
     layout = packaging.lay_out(list(snapshot.arrays.values()), metadata, snapshot.aliases)
-    return write(storage, name, layout, is_durable=is_durable, before_commit=before_commit)
+    return write(storage, name, layout, is_durable=is_durable, is_beside=is_beside, before_commit=before_commit)
 
 
 def open_checkpoint(storage: Storage, name: str, *, mmap: bool = False, verify: bool = True) -> Parameters:
@@ -583,7 +590,7 @@ def _keep(snapshot: Snapshot, name: object, kind: str, value: object) -> None:
         raise SettingTypeError("a name", found=repr(name), expected="a text", remedy="Name each value by a str.")
     if isinstance(value, str):
         snapshot.keep_text(name, kind, value)
-    elif isinstance(value, torch.Tensor | np.ndarray | np.generic | bool | int | float):
+    elif isinstance(value, VALUES):
         snapshot.keep(name, kind, as_tensor(name, value))
     else:
         raise unusable(name, f"a {type(value).__name__}")

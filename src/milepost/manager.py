@@ -41,6 +41,7 @@ from milepost.errors import (
     SettingError,
     SettingTypeError,
 )
+from milepost.format.collector import paused
 from milepost.graphs.meta import graph_meta
 from milepost.moment import EPOCH_START, LOADER, RANDOM, Moment, Resumed
 from milepost.parameters import Parameters
@@ -581,6 +582,7 @@ class CheckpointManager:
         """A folder of checkpoints such as this manager writes."""
         return SealedStorage(directory, self._config.packaging())
 
+    @paused()
     def _write(self, run: Run, moment: Moment, suffix: str, began: float, *, at_once: bool) -> None:
         name = run.name(moment.epoch, moment.step, suffix)
         created = self._clock.unix_seconds()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from milepost.engine.reader import Reader
 from milepost.errors import MilepostError
-from milepost.format.ckpt import Checksum
+from milepost.format.checksum import Checksum
 from milepost.format.dialect import native
 from milepost.format.spec import Index
 from milepost.state.tensors import content_of

@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable
 
-LARGE_NBYTES = 1 << 20
+LARGE_NBYTES = 64 << 10
 """Jobs over fewer bytes are mostly Python, of which only one thread runs at a time."""
 
 MOST_THREADS = 4
@@ -17,7 +17,7 @@ Job = tuple[int, Callable[[], object]]
 
 
 def run(jobs: Iterable[Job]) -> None:
-    """Do all jobs: small ones in turn, large ones side by side; the calling thread does its share.
+    """Do all jobs: small ones in turn, large ones beside them and each other; the calling thread does its share.
 
     The first failure ends it: jobs that were begun are finished, the others are not begun, and it is raised.
 
@@ -27,22 +27,20 @@ def run(jobs: Iterable[Job]) -> None:
     ['a', 'b']
     """
     jobs = list(jobs)
-    for nbytes, act in jobs:
-        if nbytes < LARGE_NBYTES:
-            act()
+    small = [act for nbytes, act in jobs if nbytes < LARGE_NBYTES]
     large = [act for nbytes, act in jobs if nbytes >= LARGE_NBYTES]
-    _Team(large).run(min(MOST_THREADS, os.cpu_count() or 1, len(large)))
+    _Team(small, large).run(min(MOST_THREADS, os.cpu_count() or 1, len(large) + bool(small)))
 
 
 class _Team:
-    """Threads that take jobs from one list until it is empty, or one of them has failed."""
+    """Threads that take jobs until none is left, or one of them has failed; small ones are the calling thread's."""
 
-    def __init__(self, acts: list[Callable[[], object]]) -> None:
-        self._left = acts[::-1]
+    def __init__(self, small: list[Callable[[], object]], large: list[Callable[[], object]]) -> None:
+        self._small, self._large = small[::-1], large[::-1]
         self._errors: list[BaseException] = []
 
     def run(self, threads: int) -> None:
-        helpers = [threading.Thread(target=self._work, daemon=True) for _ in range(threads - 1)]
+        helpers = [threading.Thread(target=self._work, args=(self._large,), daemon=True) for _ in range(threads - 1)]
         started = []
         try:
             for helper in helpers:
@@ -50,20 +48,22 @@ class _Team:
                 started.append(helper)
         except RuntimeError:  # an interpreter that is about to end may have no more
             pass
-        self._work()
+        self._work(self._small)
+        self._work(self._large)
         for helper in started:
             helper.join()
         if self._errors:
             raise self._errors[0]
 
-    def _work(self) -> None:
+    def _work(self, left: list[Callable[[], object]]) -> None:
         while True:
             try:
-                act = self._left.pop()
+                act = left.pop()
             except IndexError:
                 return
             try:
                 act()
             except BaseException as error:
                 self._errors.append(error)
-                self._left.clear()
+                self._small.clear()
+                self._large.clear()

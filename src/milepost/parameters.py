@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from contextlib import contextmanager
+from functools import partial
 from types import TracebackType
 from typing import Any, NoReturn
 
 import torch
 
+from milepost import parallel
 from milepost.engine.open_file import OpenFile
 from milepost.errors import DamagedCheckpointError, MilepostError, NothingLoadedError
 from milepost.format.ckpt import decode_text
@@ -47,10 +49,10 @@ class Parameters(MutableMapping[str, "torch.Tensor | str"]):
         self._reader, index = reader, self.index
         self._is_mapped = is_mapped
         # Tied names share one key, and so one tensor, as they did when they were saved.
-        keys = {name: index.aliases.get(name, name) for name in [*index.entries, *index.aliases]}
-        self.beside = {name: key for name, key in keys.items() if index.entries[key].kind == modules.EXTRA}
-        hidden = {name for name, key in keys.items() if index.entries[key].kind == "random"} | set(self.beside)
-        self._keys = {name: key for name, key in keys.items() if name not in hidden}
+        keys = dict(zip(index.entries, index.entries, strict=True)) | dict(index.aliases)
+        hidden = {key: entry.kind for key, entry in index.entries.items() if entry.kind in (modules.EXTRA, "random")}
+        self.beside = {name: key for name, key in keys.items() if hidden.get(key) == modules.EXTRA}
+        self._keys = {name: key for name, key in keys.items() if key not in hidden}
         self._values: dict[str, torch.Tensor | str] = {}
         self._is_verified = False
         self.device = torch.device("cpu")
@@ -119,7 +121,7 @@ class Parameters(MutableMapping[str, "torch.Tensor | str"]):
         if 0 < entry.nbytes < _SMALL_NBYTES:
             return over(self.where, spec, self._reader.read(name))
         tensor = empty(self.where, spec)
-        self._reader.read_into(name, bytes_of(tensor))
+        self._reader.read_into([(name, bytes_of(tensor))])
         return tensor
 
     def fetch_tensor(self, name: str) -> torch.Tensor:
@@ -198,30 +200,41 @@ class Parameters(MutableMapping[str, "torch.Tensor | str"]):
         spec = self._entry(key).spec
         return "" if spec.dtype == "str" else empty(self.where, spec, "meta")
 
-    def check(self, name: str) -> None:
-        """Check the content of `name`; memory does not grow with it."""
-        key = self._keys[name]
-        if key in self._values:
-            return
-        if self._entry(key).spec.dtype == "bool":
-            self.fetch(key)
-        elif not self._is_verified:
-            self._reader.check(self._stored_names.get(key, key))
+    def check(self, names: Iterable[str]) -> None:
+        """Check the contents of names; memory does not grow with them."""
+        keys = {self._keys[name]: None for name in names}
+        unread = [key for key in keys if key not in self._values]
+        for key in unread:
+            if self._entry(key).spec.dtype == "bool":
+                self.fetch(key)
+        if not self._is_verified:
+            self._reader.check(self._stored_names.get(key, key) for key in unread)
 
     def peek(self, name: str) -> Any:
         """As ``self[name]``, but what has to be read is not kept, and arrays that were set are tensors."""
         key = self._keys[name]
         return as_value(name, self._values[key]) if key in self._values else self.fetch(key)
 
-    def fill(self, name: str, place: torch.Tensor) -> None:
-        """Put `name` into a tensor of its shape: read straight into its memory if possible, else by way of a copy."""
-        key = self._keys[name]
-        dtype = self.look(name).dtype
-        if key not in self._values and dtype != torch.bool and fills_from(place, dtype):
-            self._reader.read_into(self._stored_names.get(key, key), bytes_of(place.detach()))
-            if not place.is_inference():  # such a tensor has no version
-                torch.autograd.graph.increment_version(place)
-        else:
+    def fill(self, places: Iterable[tuple[str, torch.Tensor]]) -> None:
+        """Put names into tensors of their shape: read straight into their memory if possible, else by way of a copy."""
+        direct: list[tuple[str, torch.Tensor]] = []
+        others: list[tuple[str, torch.Tensor]] = []
+        for name, place in places:
+            key = self._keys[name]
+            is_direct = key not in self._values and fills_from(place, self._entry(key).spec.dtype)
+            (direct if is_direct else others).append((name, place))
+        keys = [self._keys[name] for name, _ in direct]
+        buffers = [bytes_of(place.detach()) for _, place in direct]
+        try:
+            self._reader.read_into(zip([self._stored_names.get(key, key) for key in keys], buffers, strict=True))
+        finally:
+            for _, place in direct:
+                if not place.is_inference():  # such a tensor has no version
+                    torch.autograd.graph.increment_version(place)
+        parallel.run([(place.nbytes, partial(self._copy, name, place)) for name, place in others])
+
+    def _copy(self, name: str, place: torch.Tensor) -> None:
+        with torch.no_grad():  # what the thread that began it has set is its own
             place.copy_(self.peek(name))
 
     def __getitem__(self, name: str) -> torch.Tensor | str:

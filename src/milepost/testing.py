@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from milepost.errors import MilepostError
-from milepost.format.ckpt import Checksum
+from milepost.format.checksum import Checksum
 from milepost.manager import CheckpointManager
 from milepost.moment import RANDOM
 from milepost.progress import TrainingProgress

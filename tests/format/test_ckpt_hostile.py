@@ -13,7 +13,7 @@ import pytest
 
 from milepost.errors import DamagedCheckpointError, MilepostError, NotACheckpointError
 from milepost.format import schema, wire
-from milepost.format.ckpt import Checksum
+from milepost.format.checksum import Checksum
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "files"
 

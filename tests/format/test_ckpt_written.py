@@ -10,7 +10,8 @@ import pytest
 
 from milepost.errors import MilepostError, SettingError, UnsupportedStateError
 from milepost.format import ckpt
-from milepost.format.ckpt import Checksum, decode_text, encode_text, plan
+from milepost.format.checksum import Checksum
+from milepost.format.ckpt import decode_text, encode_text, plan
 from milepost.format.spec import Array, ArraySpec
 
 SPECIFICATION = Path(__file__).parents[2] / "docs" / "format.md"

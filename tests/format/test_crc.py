@@ -8,7 +8,7 @@ import pytest
 
 from milepost.errors import DamagedCheckpointError, MilepostError
 from milepost.format import containers, crc
-from milepost.format.ckpt import Checksum
+from milepost.format.checksum import Checksum
 from milepost.format.spec import Filtered
 
 
@@ -30,7 +30,7 @@ def test_a_trailer_is_what_mindspore_writes(plain, trailed):
     class Layout:
         nbytes = len(plain)
 
-        def chunks(self):
+        def chunks(self, _=None):
             yield plain[:30]
             yield memoryview(plain)[30:]
 

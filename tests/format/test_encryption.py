@@ -25,7 +25,7 @@ class Layout:
         self.nbytes, self.released = len(content), 0
         self._content, self._step = content, step
 
-    def chunks(self):
+    def chunks(self, _=None):
         for begin in range(0, self.nbytes, self._step):
             yield self._content[begin : begin + self._step]
 

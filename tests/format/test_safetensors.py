@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError, safe_open
 
 from milepost.errors import DamagedCheckpointError, MilepostError, NotACheckpointError, SettingError
-from milepost.format.ckpt import Checksum, encode_text
+from milepost.format.checksum import Checksum
+from milepost.format.ckpt import encode_text
 from milepost.format.containers import read_index
 from milepost.format.dtypes import DTYPES
 from milepost.format.safetensors import HEADER_LIMIT, plan

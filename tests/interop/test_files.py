@@ -59,10 +59,10 @@ def test_a_file_of_any_kind_is_opened_whatever_it_is_called(kind, net, tmp_path)
         assert file.where == str(path)
         file.verify()
         for name, tensor in net.state_dict().items():
-            file.check(name)
+            file.check([name])
             assert torch.equal(tensor_of(file, name), tensor)
             buffer = bytearray(tensor.nbytes)
-            file.read_into(name, memoryview(buffer))
+            file.read_into([(name, memoryview(buffer))])
             assert buffer == file.read(name)
     twin = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
     assert len(load_checkpoint(path, net=twin, strict_load=True).report.loaded) == 7
@@ -207,7 +207,7 @@ def test_shards_are_one_file(tmp_path):
         assert sorted(file.index.entries) == ["a", "b", "c"]
         assert file.index.nbytes == sum(path.stat().st_size for path in tmp_path.glob("*.safetensors"))
         assert torch.equal(tensor_of(file, "c"), torch.arange(4))
-        file.check("a")
+        file.check(["a"])
         file.verify()
     assert load_checkpoint(sharded(tmp_path))["a"].tolist() == [1, 1]
 

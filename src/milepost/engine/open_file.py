@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Protocol
 
@@ -30,8 +30,8 @@ class OpenFile(Protocol):
     def read(self, name: str) -> bytearray:
         """Return the content of `name`, checked where the file has checksums."""
 
-    def read_into(self, name: str, buffer: memoryview) -> None:
-        """Fill `buffer` (flat, format ``B``, of the entry's size) with the content of `name`, checked likewise."""
+    def read_into(self, places: Iterable[tuple[str, memoryview]]) -> None:
+        """Fill buffers (flat, format ``B``, of the entry's size) with the contents of names, checked likewise."""
 
     def view(self, name: str, alignment: int) -> memoryview | None:
         """Return the content of `name` in a copy-on-write map of the file, checked likewise, if it lies there as one.
@@ -41,8 +41,8 @@ class OpenFile(Protocol):
             alignment: What the content's place must be a multiple of.
         """
 
-    def check(self, name: str) -> None:
-        """Check the content of `name` without keeping it."""
+    def check(self, names: Iterable[str]) -> None:
+        """Check the contents of names without keeping them."""
 
     def verify(self, on_checked: Callable[[int], object] = ...) -> None:
         """Check every byte of the file, as far as the file tells what it should be; tell of the bytes of each entry."""

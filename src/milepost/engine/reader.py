@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from types import TracebackType
+from typing import NamedTuple
 
 from milepost import parallel
 from milepost.errors import DamagedCheckpointError, NotACheckpointError
 from milepost.format import encryption
-from milepost.format.ckpt import Checksum
+from milepost.format.checksum import Checksum
 from milepost.format.containers import read_index, verify_framing
 from milepost.format.spec import Entry, Index
 from milepost.storage.base import Storage, StoredFile
@@ -19,10 +20,24 @@ from milepost.storage.base import Storage, StoredFile
 BLOCK_NBYTES = 256 << 10
 """Bytes read and checked at a time: small enough that the checksum finds them in the processor's cache."""
 
-SMALL_NBYTES = 16 << 10
+SMALL_NBYTES = 64 << 10
 """Smaller entries are read together with those around them: a system call each would cost more than the bytes."""
 
+BATCH_NBYTES = 512 << 10
+"""Bytes of small entries that are read at once, and are one job."""
+
+_NEAR_NBYTES = 4 << 10
+"""To read so much for nothing is quicker than another read."""
+
 _SMALLEST_WINDOW, _LARGEST_WINDOW = 16 << 10, 1 << 20
+
+
+class _Part(NamedTuple):
+    """An entry to be read and checked, into `buffer` or over spare memory."""
+
+    name: str
+    entry: Entry
+    buffer: memoryview | None
 
 
 class Reader:
@@ -80,26 +95,33 @@ class Reader:
 
     def read(self, name: str) -> bytearray:
         """Return the content of `name`, checked."""
-        content = bytearray(self.entry(name).nbytes)
-        self.read_into(name, memoryview(content))
+        entry = self.entry(name)
+        content = bytearray(entry.nbytes)
+        part = _Part(name, entry, memoryview(content))
+        with self._turn:
+            if entry.nbytes < SMALL_NBYTES and len(entry.extents) == 1:
+                self._give(part, self._near(entry.extents[0].offset, entry.nbytes), is_checked=self._is_verifying)
+            else:
+                self._read_large(part, is_checked=self._is_verifying)
         return content
 
-    def read_into(self, name: str, buffer: memoryview) -> None:
-        """Fill `buffer` (flat, format ``B``, of the entry's size) with the content of `name`, checked.
+    def read_into(self, places: Iterable[tuple[str, memoryview]]) -> None:
+        """Fill buffers (flat, format ``B``, of the entry's size) with the contents of names, checked.
 
         Raises:
-            DamagedCheckpointError: The content is not what was saved; the buffer then holds what was found.
+            DamagedCheckpointError: A content is not what was saved; its buffer then holds what was found.
         """
-        self._stream(name, self.entry(name), buffer, is_checked=self._is_verifying)
+        parts = [_Part(name, self.entry(name), buffer) for name, buffer in places]
+        self._read_all(parts, is_checked=self._is_verifying)
 
-    def check(self, name: str) -> None:
-        """Check the content of `name` without keeping it.
+    def check(self, names: Iterable[str]) -> None:
+        """Check the contents of names without keeping them.
 
         Raises:
-            DamagedCheckpointError: The content is not what was saved.
+            DamagedCheckpointError: A content is not what was saved.
         """
         if self._is_verifying:
-            self._stream(name, self.entry(name), None, is_checked=True)
+            self._read_all([_Part(name, self.entry(name), None) for name in names], is_checked=True)
 
     def view(self, name: str, alignment: int) -> memoryview | None:
         """Return the content of `name` in a copy-on-write map of the file, checked, if it can be had as one run.
@@ -129,23 +151,42 @@ class Reader:
             self._compare(name, entry, Checksum.of(content))
         return content
 
-    def _stream(self, name: str, entry: Entry, buffer: memoryview | None, *, is_checked: bool) -> None:
-        """Read an entry, into `buffer` or over one spare block, and check it."""
-        with self._turn:
-            self._read(name, entry, buffer, is_checked=is_checked)
+    def _read_all(
+        self, parts: Iterable[_Part], *, is_checked: bool, on_read: Callable[[int], object] = lambda _: None
+    ) -> None:
+        """Read entries, several at once: large ones each by itself, small ones with those that lie around them."""
+        batches, large = _batches(parts)
 
-    def _read(self, name: str, entry: Entry, buffer: memoryview | None, *, is_checked: bool) -> None:
-        if entry.nbytes < SMALL_NBYTES and len(entry.extents) == 1:
-            content = self._near(entry.extents[0].offset, entry.nbytes)
-            if is_checked:
-                self._compare(name, entry, Checksum.of(content))
-            if buffer is not None:
-                buffer[:] = content
-            return
-        checksum = Checksum()
-        spare = memoryview(bytearray(min(BLOCK_NBYTES, entry.nbytes) if buffer is None else 0))
+        def read_batch(batch: list[_Part]) -> None:
+            start = batch[0].entry.extents[0].offset
+            with self._turn:
+                content = memoryview(self._file.read(start, _end(batch[-1]) - start))
+            for part in batch:
+                (offset, length), *_ = part.entry.extents
+                self._give(part, content[offset - start : offset - start + length], is_checked=is_checked)
+                on_read(length)
+
+        def read_large(part: _Part) -> None:
+            with self._turn:
+                self._read_large(part, is_checked=is_checked)
+            on_read(part.entry.nbytes)
+
+        parallel.run(
+            [(part.entry.nbytes, partial(read_large, part)) for part in large]
+            + [(sum(part.entry.nbytes for part in batch), partial(read_batch, batch)) for batch in batches]
+        )
+
+    def _give(self, part: _Part, content: memoryview, *, is_checked: bool) -> None:
+        if is_checked:
+            self._compare(part.name, part.entry, Checksum.of(content))
+        if part.buffer is not None:
+            part.buffer[:] = content
+
+    def _read_large(self, part: _Part, *, is_checked: bool) -> None:
+        buffer, checksum = part.buffer, Checksum()
+        spare = memoryview(bytearray(min(BLOCK_NBYTES, part.entry.nbytes) if buffer is None else 0))
         done = 0
-        for extent in entry.extents:
+        for extent in part.entry.extents:
             for start in range(0, extent.length, BLOCK_NBYTES):
                 nbytes = min(BLOCK_NBYTES, extent.length - start)
                 block = spare[:nbytes] if buffer is None else buffer[done : done + nbytes]
@@ -154,7 +195,7 @@ class Reader:
                     checksum.update(block)
                 done += nbytes
         if is_checked:
-            self._compare(name, entry, checksum.value())
+            self._compare(part.name, part.entry, checksum.value())
 
     def _near(self, offset: int, length: int) -> memoryview:
         """The bytes at a place, read together with what follows, the more the longer reads follow each other."""
@@ -185,12 +226,8 @@ class Reader:
             DamagedCheckpointError: An entry, or what stands between the entries, is not what was saved.
         """
         verify_framing(self._file, self.index, self.where)
-
-        def check(name: str, entry: Entry) -> None:
-            self._stream(name, entry, None, is_checked=True)
-            on_checked(entry.nbytes)
-
-        parallel.run([(entry.nbytes, partial(check, name, entry)) for name, entry in self.index.entries.items()])
+        parts = [_Part(name, entry, None) for name, entry in self.index.entries.items()]
+        self._read_all(parts, is_checked=True, on_read=on_checked)
 
     def close(self) -> None:
         """Close the file; views of its map stay what they are."""
@@ -204,6 +241,30 @@ class Reader:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _batches(parts: Iterable[_Part]) -> tuple[list[list[_Part]], list[_Part]]:
+    """Small entries in batches of neighbours, and those that are too large for that, or lie in pieces."""
+    batches: list[list[_Part]] = []
+    small: list[_Part] = []
+    large: list[_Part] = []
+    for part in parts:
+        is_small = part.entry.nbytes < SMALL_NBYTES and len(part.entry.extents) == 1
+        (small if is_small else large).append(part)
+    begin = end = 0
+    for part in sorted(small, key=lambda part: part.entry.extents[0].offset):
+        offset = part.entry.extents[0].offset
+        if not batches or offset > end + _NEAR_NBYTES or _end(part) > begin + BATCH_NBYTES:
+            batches.append([])
+            begin = offset
+        batches[-1].append(part)
+        end = _end(part)
+    return batches, large
+
+
+def _end(part: _Part) -> int:
+    extent = part.entry.extents[-1]
+    return extent.offset + extent.length
 
 
 def _read_decrypted(file: encryption.Decrypted) -> Index:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
+from milepost.engine.beside import Beside
 from milepost.format.spec import Layout
-from milepost.storage.base import Stat, Storage
+from milepost.storage.base import NewFile, Stat, Storage
+
+PARALLEL_NBYTES = 4 << 20
+"""Smaller files are written before a thread has come to life."""
 
 
 def write(
@@ -14,6 +18,7 @@ def write(
     plan: Layout,
     *,
     is_durable: bool = True,
+    is_beside: bool = False,
     before_commit: Callable[[], object] = lambda: None,
 ) -> Stat:
     """Stream `plan` into `storage` and return once the file is under `name`, durable unless it need not be.
@@ -25,6 +30,7 @@ def write(
         name: What the file is called.
         plan: What it holds.
         is_durable: Whether to return only when a power cut can no longer take it away.
+        is_beside: Whether this goes on beside other work, and should not take a second processor for itself.
         before_commit: Called when all bytes are taken in and all arrays released; what it raises gives the save up.
 
     Raises:
@@ -32,10 +38,18 @@ def write(
     """
     try:
         with storage.create(name, plan.nbytes, is_durable=is_durable) as file:
-            for chunk in plan.chunks():
-                file.write(chunk)
+            if is_beside or plan.nbytes < PARALLEL_NBYTES:
+                _stream(plan.chunks(), file)
+            else:
+                with Beside() as beside:
+                    _stream(plan.chunks(beside.checksum), file)
             plan.release()
             before_commit()
             return file.commit()
     finally:
         plan.release()
+
+
+def _stream(chunks: Iterator[bytes | memoryview], file: NewFile) -> None:
+    for chunk in chunks:
+        file.write(chunk)

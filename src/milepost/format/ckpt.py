@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-import xxhash
-
 from milepost.errors import DamagedCheckpointError, NotACheckpointError, SettingError, UnsupportedStateError
 from milepost.format import crc, rows, schema, strict_json
+from milepost.format.checksum import Checksum
 from milepost.format.collector import paused
 from milepost.format.dtypes import DTYPES
 from milepost.format.scan import scan
@@ -26,35 +25,6 @@ BLOCK_NBYTES = 1 << 20
 
 LARGE_NBYTES = 16 << 10
 """From here on a content is handed out as it lies; a smaller one is copied, which costs less than another write."""
-
-
-class Checksum:
-    """XXH3-64 of a content that comes in blocks.
-
-    Source: https://github.com/Cyan4973/xxHash/blob/dev/doc/xxhash_spec.md, XXH3 with seed 0.
-
-    >>> checksum = Checksum()
-    >>> checksum.update(b"mile")
-    >>> checksum.update(b"post")
-    >>> checksum.value() == Checksum.of(b"milepost")
-    True
-    """
-
-    def __init__(self) -> None:
-        self._hash = xxhash.xxh3_64()
-
-    @staticmethod
-    def of(content: bytes | bytearray | memoryview) -> int:
-        """Return the checksum of a content that is at hand as a whole."""
-        return xxhash.xxh3_64_intdigest(content)
-
-    def update(self, block: bytes | bytearray | memoryview) -> None:
-        """Take in the next block."""
-        self._hash.update(block)
-
-    def value(self) -> int:
-        """Return the checksum of all blocks so far."""
-        return self._hash.intdigest()
 
 
 def encode_text(text: str) -> bytes:
@@ -156,7 +126,9 @@ def _check_array(array: Array) -> None:
         raise _unusable(spec.name, f"the dtype {spec.dtype!r}", "one of " + ", ".join(DTYPES))
     if array.kind not in KINDS:
         raise _unusable(spec.name, f"the kind {array.kind!r}", "one of " + ", ".join(KINDS))
-    if len(spec.shape) > schema.DIMENSIONS_LIMIT or not all(0 <= length < 2**63 for length in spec.shape):
+    if len(spec.shape) > schema.DIMENSIONS_LIMIT or (
+        spec.shape and not 0 <= min(spec.shape) <= max(spec.shape) < 2**63
+    ):
         raise _unusable(
             spec.name, f"the shape {spec.shape}", f"at most {schema.DIMENSIONS_LIMIT} lengths from 0 to 2**63 - 1"
         )
@@ -168,7 +140,7 @@ def _unusable(name: str, found: str, expected: str) -> SettingError:
     return SettingError(f"entry {name!r}", found=found, expected=expected, remedy="Correct it before saving.")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, which takes three times as long to make
 class _Part:
     """An array's place in the file: what stands before each run of its content, and where the run goes."""
 
@@ -233,11 +205,14 @@ def measured(array: Array) -> tuple[Callable[[], memoryview], int]:
 
 
 def _lay_out(array: Array, offset: int, slice_nbytes: int) -> _Part:
-    dtype = DTYPES[array.spec.dtype]
     content, nbytes = measured(array)
-    step = max(1, slice_nbytes // dtype.itemsize) * dtype.itemsize
+    if nbytes <= slice_nbytes:
+        head = _value_head(array.spec, offset, nbytes)
+        return _Part(array, content, (head,), (Extent(offset + len(head), nbytes),), nbytes)
+    itemsize = DTYPES[array.spec.dtype].itemsize
+    step = max(1, slice_nbytes // itemsize) * itemsize
     heads, extents = [], []
-    for begin in range(0, nbytes, step) or (0,):
+    for begin in range(0, nbytes, step):
         length = min(step, nbytes - begin)
         head = _value_head(array.spec, offset, length)
         extents.append(Extent(offset + len(head), length))
@@ -250,29 +225,30 @@ def _value_head(spec: ArraySpec, offset: int, length: int) -> bytes:
     """What stands at `offset`, before `length` bytes of content: a Value up to there, padded to the alignment."""
     # MindSpore writes a text's dims as [0] and a scalar's not at all.
     tag = bytes_field(schema.VALUE_TAG, spec.name.encode())
-    front = _front(spec.dtype, (0,) if spec.dtype == "str" else spec.shape)
+    dims = (0,) if spec.dtype == "str" else spec.shape
+    value_head, behind, nbytes = _frame(len(tag), spec.dtype, dims, length, offset % schema.ALIGNMENT)
+    if nbytes >= FIELD_LIMIT:
+        raise _unusable(spec.name[:40], f"a record of {nbytes} bytes", f"less than {FIELD_LIMIT}")
+    return b"".join([value_head, tag, behind])
+
+
+@lru_cache(maxsize=4096)  # a model has many tensors of one shape
+def _frame(tag_nbytes: int, dtype: str, dims: tuple[int, ...], length: int, offset: int) -> tuple[bytes, bytes, int]:
+    """What stands before and behind a Value's tag, up to its content, and the length of the Value."""
+    dims_fields = [varint_field(schema.TENSOR_DIMS, dim) for dim in dims]
+    front = b"".join(dims_fields) + bytes_field(schema.TENSOR_TYPE, DTYPES[dtype].ckpt.encode())
     content_head = bytes_head(schema.TENSOR_CONTENT, length)
     padding = 0
     while True:  # More padding can make the lengths before it a byte longer, so one round need not be enough.
         padding_head = bytes_head(schema.TENSOR_PADDING, padding)
         tensor_nbytes = len(front) + len(padding_head) + padding + len(content_head) + length
         tensor_head = bytes_head(schema.VALUE_TENSOR, tensor_nbytes)
-        value_nbytes = len(tag) + len(tensor_head) + tensor_nbytes
+        value_nbytes = tag_nbytes + len(tensor_head) + tensor_nbytes
         value_head = bytes_head(schema.CHECKPOINT_VALUE, value_nbytes)
         missing = -(offset + len(value_head) + value_nbytes - length) % schema.ALIGNMENT
         if not missing:
-            break
+            return value_head, b"".join([tensor_head, front, padding_head, bytes(padding), content_head]), value_nbytes
         padding += missing
-    if value_nbytes >= FIELD_LIMIT:
-        raise _unusable(spec.name[:40], f"a record of {value_nbytes} bytes", f"less than {FIELD_LIMIT}")
-    return b"".join([value_head, tag, tensor_head, front, padding_head, bytes(padding), content_head])
-
-
-@lru_cache
-def _front(dtype: str, dims: tuple[int, ...]) -> bytes:
-    """What a tensor's message begins with: its dimensions and its type."""
-    dims_fields = [varint_field(schema.TENSOR_DIMS, dim) for dim in dims]
-    return b"".join(dims_fields) + bytes_field(schema.TENSOR_TYPE, DTYPES[dtype].ckpt.encode())
 
 
 class Plan:
@@ -292,11 +268,14 @@ class Plan:
         """The exact size of the file in bytes."""
         return self._nbytes
 
-    def chunks(self) -> Iterator[bytes | memoryview]:
+    def chunks(self, new_checksum: Callable[[], Checksum] = Checksum) -> Iterator[bytes | memoryview]:
         """Stream the file: each content is asked for once, in its turn, checksummed, and let go of.
 
         Memory holds one content at a time, if each chunk is let go of when the next is asked for: then its bytes count
         as taken in, and an array whose last chunk it was is released.
+
+        Args:
+            new_checksum: As `Layout.chunks` has it.
 
         Raises:
             UnsupportedStateError: A content does not have the length that its spec announced.
@@ -310,13 +289,13 @@ class Plan:
                 for head, run in part.runs(content):
                     pending += head
                     pending += run
-                del content
+                del content, run
             else:
                 # Handed out before the content is made: the caller lets go of the last content for it.
                 pending += part.heads[0]
                 yield bytes(pending)
                 pending.clear()
-                checksum = Checksum()
+                checksum = new_checksum()
                 yield from _large_runs(part, checksum)
                 checksums.append(checksum.value())
             self._release(place)

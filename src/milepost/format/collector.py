@@ -11,7 +11,7 @@ from contextlib import contextmanager
 def paused() -> Iterator[None]:
     """Make many objects that all stay, without the collector going through everything each time they are many more.
 
-    An index of 20,000 entries is read in less than half the time in a process that has imported torch.
+    In a process that has imported torch, 20,000 entries are read or saved in less than two thirds of the time.
     """
     was_enabled = gc.isenabled()
     gc.disable()

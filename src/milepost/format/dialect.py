@@ -76,7 +76,7 @@ def _changed(entry: Entry, change: Any) -> Entry | None:
     spec = ArraySpec(name, entry.spec.dtype, tuple(shape))
     if not is_sound or not spec.is_filled_by(entry.nbytes):
         raise ValueError(f"{entry.spec.name!r} as {name!r} of the shape {shape}")
-    return replace(entry, spec=spec)
+    return entry._replace(spec=spec)
 
 
 def _damaged(where: str, found: str) -> DamagedCheckpointError:

@@ -46,14 +46,15 @@ def _entries(rows: list[list[Any]], limit: int) -> dict[str, Entry]:
     end = schema.HEADER_NBYTES
     for values in rows:
         entry = _entry(*values)
-        for extent in entry.extents:
+        name = entry.spec.name
+        for offset, length in entry.extents:
             # Ascending and disjoint: a small file cannot claim to hold the same bytes a million times.
-            if extent.offset < end or extent.offset % schema.ALIGNMENT:
-                raise ValueError(f"{entry.spec.name!r} at byte {extent.offset}, overlapping or not aligned")
-            end = extent.offset + extent.length
-        if entry.spec.name in entries:
-            raise ValueError(f"two entries named {entry.spec.name!r}")
-        entries[entry.spec.name] = entry
+            if offset < end or offset % schema.ALIGNMENT:
+                raise ValueError(f"{name!r} at byte {offset}, overlapping or not aligned")
+            end = offset + length
+        entries[name] = entry
+    if len(entries) != len(rows):
+        raise ValueError("two entries of one name")
     if end > limit:
         raise ValueError(f"contents up to byte {end}, beyond {limit}")
     return entries
@@ -67,18 +68,21 @@ def _entry(name: str, kind: str, dtype: str, dims: list[int], places: list[int],
         raise ValueError(f"{name!r} of shape {dims} at {places}")
     if dtype not in DTYPES:
         raise ValueError(f"{name!r} of the unknown dtype {dtype!r}")
-    extents = tuple(map(Extent, places[::2], places[1::2]))
+    # Nearly every content is one run, and a file may have many thousands.
+    extents = (Extent(*places),) if len(places) == 2 else tuple(map(Extent, places[::2], places[1::2]))
     if len(places) != 2 * len(extents) or not extents or len(digits) != 16:
         raise ValueError(f"{name!r} at {places} with the checksum {digits!r}")
     spec = ArraySpec(name, dtype, tuple(dims))
-    entry = Entry(spec, kind if kind in KINDS else "unknown", extents, int(digits, 16))
-    if not spec.is_filled_by(entry.nbytes):
-        raise ValueError(f"{entry.nbytes} bytes for {name!r}, {dtype} {dims}")
-    return entry
+    if not spec.is_filled_by(sum(places[1::2])):
+        raise ValueError(f"{sum(places[1::2])} bytes for {name!r}, {dtype} {dims}")
+    return Entry(spec, kind if kind in KINDS else "unknown", extents, int(digits, 16))
 
 
 def _are_counts(numbers: list[Any]) -> bool:
-    return all([type(number) is int and 0 <= number < 2**63 for number in numbers])  # noqa: C419 (half the time)
+    for number in numbers:  # noqa: SIM110 (a third of the time of all(...))
+        if type(number) is not int or not 0 <= number < 2**63:
+            return False
+    return True
 
 
 def _aliases(aliases: dict[str, str], entries: Mapping[str, Entry]) -> dict[str, str]:

@@ -13,7 +13,8 @@ from typing import Any
 
 from milepost.errors import DamagedCheckpointError, NotACheckpointError, SettingError, UnsupportedStateError
 from milepost.format import companion, schema, strict_json
-from milepost.format.ckpt import BLOCK_NBYTES, LARGE_NBYTES, Checksum, check_arrays, measured, take
+from milepost.format.checksum import Checksum
+from milepost.format.ckpt import BLOCK_NBYTES, LARGE_NBYTES, check_arrays, measured, take
 from milepost.format.companion import Companion, Fact
 from milepost.format.dtypes import DTYPES, from_safetensors
 from milepost.format.spec import Array, ArraySpec, Entry, Extent, Index, Source
@@ -263,10 +264,13 @@ class Plan:
         """The exact size of the file in bytes."""
         return LENGTH_NBYTES + self._header_nbytes + sum(part.nbytes for part in self._parts)
 
-    def chunks(self) -> Iterator[bytes | memoryview]:
+    def chunks(self, new_checksum: Callable[[], Checksum] = Checksum) -> Iterator[bytes | memoryview]:
         """Stream the file. The header has the checksums, so a content whose checksum is not known is asked for twice.
 
         Memory holds one content at a time, if each chunk is let go of when the next is asked for.
+
+        Args:
+            new_checksum: As `Layout.chunks` has it.
 
         Raises:
             UnsupportedStateError: A content does not have the length that its spec announced, or changed meanwhile.
@@ -275,7 +279,7 @@ class Plan:
         header = self._json(list(checksums.values()), crc).ljust(self._header_nbytes)
         pending = bytearray(len(header).to_bytes(LENGTH_NBYTES, "little") + header)
         for part in self._stored:
-            checksum = Checksum()
+            checksum = new_checksum()
             if part.nbytes < LARGE_NBYTES:
                 content = part.take()
                 checksum.update(content)

@@ -117,6 +117,8 @@ def _text(value: object, path: str) -> str:
 
 def is_unicode(text: str) -> bool:
     """Whether `text` has a form in UTF-8, that is, holds no half of a surrogate pair."""
+    if text.isascii():
+        return True
     try:
         text.encode()
     except UnicodeEncodeError:

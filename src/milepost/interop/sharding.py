@@ -124,7 +124,7 @@ class _Json:
         self._text = json.dumps(value, indent=2, ensure_ascii=False).encode()
         self.nbytes = len(self._text)
 
-    def chunks(self) -> Iterator[bytes | memoryview]:
+    def chunks(self, _: object = None) -> Iterator[bytes | memoryview]:
         yield self._text
 
     def release(self) -> None:

@@ -6,7 +6,7 @@ Source: ``huggingface_hub.serialization.split_state_dict_into_shards_factory`` a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -105,17 +105,23 @@ class ShardedFile:
         """Return the content of `name`, checked where its shard has checksums."""
         return self._shard(name).read(self.entry(name).spec.name)
 
-    def read_into(self, name: str, buffer: memoryview) -> None:
-        """Fill `buffer` with the content of `name`, checked likewise."""
-        self._shard(name).read_into(self.entry(name).spec.name, buffer)
+    def read_into(self, places: Iterable[tuple[str, memoryview]]) -> None:
+        """Fill buffers with the contents of names, checked likewise."""
+        places = list(places)
+        for shard in dict.fromkeys(self._shards.values()):
+            shard.read_into(
+                [(self.entry(name).spec.name, buffer) for name, buffer in places if self._shard(name) is shard]
+            )
 
     def view(self, name: str, alignment: int) -> memoryview | None:
         """Return the content of `name` in a map of its shard, checked likewise, if it lies there as one."""
         return self._shard(name).view(self.entry(name).spec.name, alignment)
 
-    def check(self, name: str) -> None:
-        """Check the content of `name` without keeping it."""
-        self._shard(name).check(self.entry(name).spec.name)
+    def check(self, names: Iterable[str]) -> None:
+        """Check the contents of names without keeping them."""
+        names = list(names)
+        for shard in dict.fromkeys(self._shards.values()):
+            shard.check([self.entry(name).spec.name for name in names if self._shard(name) is shard])
 
     def verify(self, on_checked: Callable[[int], object] = lambda _: None) -> None:
         """Check every byte of every shard, as far as they tell what it should be."""

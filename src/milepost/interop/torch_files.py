@@ -11,7 +11,7 @@ import re
 import warnings
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +21,8 @@ import torch
 
 from milepost.errors import DamagedCheckpointError, MilepostError, NotACheckpointError, UnsupportedStateError
 from milepost.format import companion
-from milepost.format.ckpt import Checksum, encode_text
+from milepost.format.checksum import Checksum
+from milepost.format.ckpt import encode_text
 from milepost.format.spec import ArraySpec, Entry, Extent, Index
 from milepost.state.tensors import TO_TORCH, array_of, content_of
 from milepost.state.values import ENTRY, pack
@@ -192,17 +193,19 @@ class TorchFile:
         """Return the content of `name`, checked where the file is Milepost's."""
         return bytearray(self._content(name)[1])
 
-    def read_into(self, name: str, buffer: memoryview) -> None:
-        """Fill `buffer` with the content of `name`, checked likewise."""
-        buffer[:] = self._content(name)[1]
+    def read_into(self, places: Iterable[tuple[str, memoryview]]) -> None:
+        """Fill buffers with the contents of names, checked likewise."""
+        for name, buffer in places:
+            buffer[:] = self._content(name)[1]
 
     def view(self, name: str, alignment: int) -> memoryview | None:  # noqa: ARG002 (torch does not tell where it lies)
         """None: it is read."""
         return None
 
-    def check(self, name: str) -> None:
-        """Check the content of `name` without keeping it."""
-        self._content(name)
+    def check(self, names: Iterable[str]) -> None:
+        """Check the contents of names without keeping them."""
+        for name in names:
+            self._content(name)
 
     def verify(self, on_checked: Callable[[int], object] = lambda _: None) -> None:
         """Check the CRC-32 of everything in a zip archive, and the checksums where the file is Milepost's."""
@@ -212,7 +215,7 @@ class TorchFile:
             if broken is not None:
                 raise self._damaged(f"{broken} with another CRC-32", "the one that it was saved with")
         for name, entry in self.index.entries.items():
-            self.check(name)
+            self._content(name)
             on_checked(entry.nbytes)
 
     def close(self) -> None:

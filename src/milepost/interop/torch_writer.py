@@ -18,7 +18,8 @@ import torch
 
 from milepost.engine.open_file import OpenFile
 from milepost.errors import SaveError
-from milepost.format.ckpt import Checksum, decode_text
+from milepost.format.checksum import Checksum
+from milepost.format.ckpt import decode_text
 from milepost.format.companion import Companion, Fact
 from milepost.format.dtypes import DTYPES
 from milepost.format.spec import ArraySpec

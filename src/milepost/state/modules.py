@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
@@ -60,9 +60,9 @@ class Source:
         where: The checkpoint, for messages.
         names: What it has that a network may have.
         look: Gives a name's value; a tensor may be without data (on the meta device).
-        check: Reads the value, to see that it can be read; called by several threads.
+        check: Reads the values of names, to see that they can be read.
         fetch: Gives the tensor; called by several threads.
-        fill: Puts the tensor into another of its shape; called by several threads.
+        fill: Puts tensors into others of their shapes.
         extra: The names of what modules returned from `get_extra_state` when they were saved.
         fetch_extra: Gives that.
         device: Where modules on the meta device get their memory.
@@ -71,9 +71,9 @@ class Source:
     where: str
     names: Collection[str]
     look: Callable[[str], object]
-    check: Callable[[str], None]
+    check: Callable[[Iterable[str]], None]
     fetch: Callable[[str], Any]
-    fill: Callable[[str, torch.Tensor], None]
+    fill: Callable[[Iterable[tuple[str, torch.Tensor]]], None]
     extra: Collection[str]
     fetch_extra: Callable[[str], object]
     device: torch.device
@@ -82,8 +82,9 @@ class Source:
 def from_values(where: str, values: Mapping[str, Any]) -> Source:
     """What is in memory as a source."""
 
-    def fill(name: str, place: torch.Tensor) -> None:
-        place.copy_(values[name])
+    def fill(places: Iterable[tuple[str, torch.Tensor]]) -> None:
+        for name, place in places:
+            place.copy_(values[name])
 
     value = values.__getitem__
     return Source(where, values.keys(), value, lambda _: None, value, fill, (), value, torch.device("cpu"))
@@ -130,14 +131,15 @@ def prepare(
             expected="names like " + ", ".join(fold(tensors)[:3]),
             remedy="Check that the checkpoint is of this network.",
         )
-    mismatched = _mismatched(where, pairs, tensors, source, strict=strict, ignore_mismatched=ignore_mismatched)
+    looked: dict[str, Any] = {found: source.look(found) for found in pairs.values()}
+    mismatched = _mismatched(where, pairs, tensors, source, looked, strict=strict, ignore_mismatched=ignore_mismatched)
     fitting = {name: found for name, found in pairs.items() if name not in {problem.name for problem in mismatched}}
     extra_pairs = {
         name: extra[found] for name, found in match([name for name in places if name not in tensors], extra).items()
     }
     pairs |= extra_pairs
     used = set(pairs.values())
-    dtypes = {name: str(source.look(found).dtype) for name, found in fitting.items()}  # type: ignore[attr-defined]
+    dtypes = {name: str(looked[found].dtype) for name, found in fitting.items()}
     report = LoadReport(
         target,
         loaded=(*fitting, *extra_pairs),
@@ -172,25 +174,29 @@ def _mismatched(
     pairs: Mapping[str, str],
     tensors: Mapping[str, torch.Tensor],
     source: Source,
+    looked: Mapping[str, Any],
     *,
     strict: bool,
     ignore_mismatched: bool,
 ) -> list[Mismatch]:
     """Check all values, first those that need not be read; return what is left out, or raise."""
-    problems = {name: _problem(name, source.look(found), tensors[name], strict=strict) for name, found in pairs.items()}
+    problems = {name: _problem(name, looked[found], tensors[name], strict=strict) for name, found in pairs.items()}
     mismatched = [problem for problem in problems.values() if problem is not None]
     ignored = [problem for problem in mismatched if ignore_mismatched and problem.is_of_shape]
     if mismatched == ignored:
         unfit = set()
+        sound = [name for name in pairs if problems[name] is None]
+        cast = [name for name in sound if looked[pairs[name]].dtype != tensors[name].dtype]
 
-        def check(name: str) -> None:
-            if not _check(source, pairs[name], tensors[name].dtype):
+        def check_cast(name: str) -> None:
+            if not _survives(source.fetch(pairs[name]), tensors[name].dtype):
                 unfit.add(name)
 
-        parallel.run([(_nbytes(tensors[name]), partial(check, name)) for name in pairs if problems[name] is None])
+        source.check(pairs[name] for name in sound if looked[pairs[name]].dtype == tensors[name].dtype)
+        parallel.run([(_nbytes(tensors[name]), partial(check_cast, name)) for name in cast])
         for name in (name for name in pairs if name in unfit):
-            dtypes = str(source.look(pairs[name]).dtype), str(tensors[name].dtype)  # type: ignore[attr-defined]
-            mismatched.append(Mismatch(name, f"{dtypes[0]} values out of range", dtypes[1]))
+            dtypes = looked[pairs[name]].dtype, tensors[name].dtype
+            mismatched.append(Mismatch(name, f"{dtypes[0]} values out of range", str(dtypes[1])))
     if mismatched != ignored:
         raise MismatchError(
             where,
@@ -207,14 +213,6 @@ def _mismatched(
             remedy="Check that the checkpoint is of this network.",
         )
     return ignored
-
-
-def _check(source: Source, name: str, dtype: torch.dtype) -> bool:
-    """Read a value as far as needed; whether it fits into the dtype."""
-    if source.look(name).dtype != dtype:  # type: ignore[attr-defined]
-        return _survives(source.fetch(name), dtype)
-    source.check(name)
-    return True
 
 
 def _apply(
@@ -235,10 +233,7 @@ def _apply(
                 values = {name: source.fetch(found) for name, found in fitting.items()}
                 module.load_state_dict({**values, **extra}, strict=False)
             else:
-                places = {name: fresh.get(id(tensors[name]), tensors[name]) for name in fitting}
-                parallel.run(
-                    [(_nbytes(place), partial(_fill, source, fitting[name], place)) for name, place in places.items()]
-                )
+                source.fill((found, fresh.get(id(tensors[name]), tensors[name])) for name, found in fitting.items())
                 if extra:
                     module.load_state_dict(dict(extra), strict=False)
     except BaseException:
@@ -248,11 +243,6 @@ def _apply(
 
 def _nbytes(tensor: torch.Tensor) -> int:
     return tensor.numel() * tensor.element_size()  # a sparse one has no nbytes
-
-
-def _fill(source: Source, name: str, place: torch.Tensor) -> None:
-    with torch.no_grad():  # what the thread that began it has set is its own
-        source.fill(name, place)
 
 
 def _has_own_ways(module: nn.Module) -> bool:

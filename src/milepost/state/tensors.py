@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -43,25 +44,30 @@ def array_of(name: str, kind: str, tensor: torch.Tensor) -> Array:
             remedy="Convert it before saving.",
         )
     spec = ArraySpec(name, FROM_TORCH[tensor.dtype], tuple(tensor.shape))
-    return Array(spec, kind, lambda: content_of(tensor))
+    return Array(spec, kind, partial(content_of, tensor))
 
 
 def content_of(tensor: torch.Tensor) -> memoryview:
     """The elements' bytes in C order: the tensor's own memory where it is contiguous on the CPU, else a copy."""
-    dense = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous()
+    dense = tensor.detach()
+    if dense.is_conj() or dense.is_neg() or not dense.is_cpu or not dense.is_contiguous():
+        dense = dense.resolve_conj().resolve_neg().cpu().contiguous()
     return bytes_of(dense)
 
 
 def bytes_of(tensor: torch.Tensor) -> memoryview:
     """A flat, writable view of a contiguous CPU tensor's memory."""
-    content: npt.NDArray[np.uint8] = tensor.reshape(-1).view(torch.uint8).numpy()
+    flat = tensor if tensor.ndim == 1 else tensor.reshape(-1)
+    content: npt.NDArray[np.uint8] = flat.view(torch.uint8).numpy()
     return memoryview(content)  # type: ignore[arg-type]  # NumPy's stubs for Python 3.11 do not say that it is a buffer
 
 
-def fills_from(place: torch.Tensor, dtype: torch.dtype) -> bool:
-    """Whether elements of that dtype, in C order, can be read straight into the tensor's own memory."""
+def fills_from(place: torch.Tensor, dtype: str) -> bool:
+    """Whether elements of that dtype of a file, in C order, can be read straight into the tensor's own memory."""
+    if place.dtype != TO_TORCH.get(dtype) or dtype == "bool":  # truth values are looked at first
+        return False
     is_plain = place.layout == torch.strided and not place.is_conj() and not place.is_neg()
-    return is_plain and place.device.type == "cpu" and place.dtype == dtype and place.is_contiguous()
+    return is_plain and place.is_cpu and place.is_contiguous()
 
 
 def over(where: str, spec: ArraySpec, content: bytearray | memoryview) -> torch.Tensor:

@@ -241,9 +241,13 @@ class LocalFile:
 
     def read(self, offset: int, length: int) -> bytes:
         """Return exactly `length` bytes from `offset`."""
-        content = bytearray(length)
-        self.readinto(offset, memoryview(content))
-        return bytes(content)
+        with suppress(OSError):
+            content = os.pread(self._open(), length, offset)
+            if len(content) == length:
+                return content
+        parts = bytearray(length)
+        self.readinto(offset, memoryview(parts))
+        return bytes(parts)
 
     def readinto(self, offset: int, buffer: memoryview) -> None:
         """Fill `buffer` (flat, format ``B``) from `offset`."""

@@ -7,7 +7,7 @@ taken under another name. Where several could be meant, none is chosen.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -160,14 +160,17 @@ def _reshaped(source: Source, shapes: Mapping[str, tuple[int, ...]]) -> Source:
     def shaped(name: str, value: Any) -> Any:
         return value.reshape(shapes[name]) if name in shapes else value
 
-    def fill(name: str, place: torch.Tensor) -> None:
-        if name not in shapes:
-            source.fill(name, place)
-        elif place.is_contiguous():
-            value: Any = source.look(name)
-            source.fill(name, place.view(value.shape))
-        else:
-            place.copy_(shaped(name, source.fetch(name)))
+    def fill(places: Iterable[tuple[str, torch.Tensor]]) -> None:
+        as_stored = []
+        for name, place in places:
+            if name not in shapes:
+                as_stored.append((name, place))
+            elif place.is_contiguous():
+                value: Any = source.look(name)
+                as_stored.append((name, place.view(value.shape)))
+            else:
+                place.copy_(shaped(name, source.fetch(name)))
+        source.fill(as_stored)
 
     return replace(
         source,
