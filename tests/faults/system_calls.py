@@ -133,8 +133,15 @@ def refuse_at(number: int, reason: int, *, for_ever: bool) -> Meet:
 
 
 def shorten_at(number: int) -> Meet:
-    """Let one write take only half of what it was given."""
-    return lambda call, do: half(call) if call.number == number and call.name in WRITING else do()
+    """Let one write take only half of what it was given: which, counted from 1 among the writes."""
+    writes = 0
+
+    def meet(call: Call, do: Callable[[], Any]) -> Any:
+        nonlocal writes
+        writes += call.name in WRITING
+        return half(call) if writes == number and call.name in WRITING else do()
+
+    return meet
 
 
 def half(call: Call) -> int:

@@ -121,6 +121,7 @@ def test_a_signal_ends_the_training_after_the_step_which_is_saved(tmp_path, numb
 
 def test_a_second_signal_is_obeyed_at_once(tmp_path):
     """Nobody has to kill -9 a training that does not listen."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     _, model = build()
     signals = []
 
@@ -130,8 +131,11 @@ def test_a_second_signal_is_obeyed_at_once(tmp_path):
         os.kill(os.getpid(), signal.SIGINT)
         signals.append("second")
 
-    with pytest.raises(KeyboardInterrupt):
-        model.train(2, BATCHES, [saver(tmp_path, save_on_signal=True), At(3, twice)])
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            model.train(2, BATCHES, [saver(tmp_path, save_on_signal=True), At(3, twice)])
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert signals == ["first"]
 
 
