@@ -58,6 +58,56 @@ def test_only_the_damaged_entry_is_refused(storage):
             opened.verify()
 
 
+MIXED = {f"{number}": bytes([number]) * nbytes for number, nbytes in enumerate([100, 5, 0, 70_000, 300, 60_000] * 20)}
+
+
+@pytest.fixture
+def mixed():
+    """A file of small and large entries, one after the other."""
+    storage = MemoryStorage()
+    write(storage, "x.ckpt", plan([array(*item) for item in MIXED.items()], {}))
+    return storage
+
+
+@pytest.mark.parametrize("wanted", [list(MIXED), list(MIXED)[::-1], list(MIXED)[::7], ["0", "0", "1"], []])
+def test_many_entries_are_read_at_once_into_their_places(mixed, wanted):
+    """Whatever their sizes, and in whatever order they are asked for; all of them are checked."""
+    places = [(name, bytearray(len(MIXED[name]))) for name in wanted]
+    with Reader(mixed, "x.ckpt") as opened:
+        opened.check(wanted)
+        opened.read_into((name, memoryview(place)) for name, place in places)
+    assert all(place == MIXED[name] for name, place in places)
+
+
+@pytest.mark.parametrize("damaged", ["7", "63", "119"])
+def test_a_damaged_entry_among_many_is_named(mixed, damaged):
+    """It is found by who checks, by who reads, and by nobody else."""
+    corrupt(mixed, MIXED[damaged])
+    others = [name for name in MIXED if name != damaged]
+    with Reader(mixed, "x.ckpt") as opened:
+        opened.check(others)
+        with pytest.raises(DamagedCheckpointError, match=f"entry '{damaged}'"):
+            opened.check(MIXED)
+        with pytest.raises(DamagedCheckpointError, match=f"entry '{damaged}'"):
+            opened.read_into((name, memoryview(bytearray(len(MIXED[name])))) for name in MIXED)
+        with pytest.raises(DamagedCheckpointError, match=f"entry '{damaged}'"):
+            opened.verify()
+
+
+def test_small_entries_are_read_together(mixed, monkeypatch):
+    """As many reads as there are runs of them, not as there are entries; verifying tells of every byte all the same."""
+    with Reader(mixed, "x.ckpt") as opened:
+        reads = []
+        real = opened._stored.read
+        monkeypatch.setattr(opened._stored, "read", lambda *place: reads.append(place) or real(*place))
+        small = [name for name in MIXED if len(MIXED[name]) < reader.SMALL_NBYTES]
+        opened.check(small)
+        assert len(reads) <= len(small) // 3
+        told = []
+        opened.verify(told.append)
+    assert sum(told) == sum(map(len, MIXED.values()))
+
+
 def test_what_is_no_checkpoint_is_refused_when_opened(storage):
     """Absent, or something else."""
     storage.put("y.ckpt", b"PK\x03\x04 a zip")
