@@ -380,7 +380,13 @@ def _prepare_optimizer(
             return prepared
         saved = parameters.metadata.get("state", {}).get(part or optimizers.OPTIMIZER)
         return optimizers.prepare(
-            optimizer, saved, parameters.referred(), names=names, strict=strict, where=parameters.where
+            optimizer,
+            saved,
+            parameters.referred(),
+            names=names,
+            strict=strict,
+            where=parameters.where,
+            contents=parameters.contents(),
         )
 
 

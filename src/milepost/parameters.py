@@ -147,6 +147,16 @@ class Parameters(MutableMapping[str, "torch.Tensor | str"]):
 
         return fetch_tensor
 
+    def contents(self) -> optimizers.Contents:
+        """Those entries that can be read straight into memory: of numbers, as they are in the file."""
+
+        def look(name: str) -> torch.Tensor | None:
+            is_set = self._keys.get(name) != name or name in self._values
+            value = None if is_set else self.look(name)
+            return value if isinstance(value, torch.Tensor) and value.dtype != torch.bool else None
+
+        return optimizers.Contents(look, self.check, self.fill)
+
     def verify(self) -> None:
         """Check every byte of the file, or raise `DamagedCheckpointError`."""
         self._reader.verify()

@@ -6,6 +6,7 @@ import sys
 import threading
 
 import pytest
+from tests.engine.test_engine import array
 
 from milepost.engine import writer
 from milepost.engine.beside import SMALL_NBYTES, Beside
@@ -14,7 +15,6 @@ from milepost.engine.writer import write
 from milepost.format.checksum import Checksum
 from milepost.format.ckpt import plan
 from milepost.storage.memory import MemoryStorage
-from tests.engine.test_engine import array
 
 BLOCKS = [b"a", bytes(range(256)) * (SMALL_NBYTES // 128), b"b", b"", b"c" * SMALL_NBYTES]
 

@@ -8,8 +8,9 @@ restored by the saved order, if the number and the shapes of its parameters agre
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import copy
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from milepost.errors import LoadError, MismatchError, NothingLoadedError
 from milepost.state.names import match
 from milepost.state.report import Cast, LoadReport, Mismatch, Prepared, Renamed, fold, refuse_leftovers
 from milepost.state.snapshot import Snapshot
-from milepost.state.values import unpack
+from milepost.state.values import ENTRY, is_tagged, unpack
 
 OPTIMIZER = "optimizer"
 """The kind of entries that are an optimizer's. Also where the JSON of a checkpoint keeps the only optimizer, and what
@@ -93,6 +94,74 @@ def select(saved: dict[str, Any], is_kept: Callable[[str], bool]) -> dict[str, A
     return {**saved, "groups": groups, "state": state} if any(group["params"] for group in groups) else None
 
 
+@dataclass(frozen=True)
+class Contents:
+    """Entries that can be read straight into memory, many at once.
+
+    Args:
+        look: Gives an entry as a tensor on the meta device; None for one that must be fetched.
+        check: Reads entries, to see that they can be read.
+        fill: Puts entries into tensors of their dtypes and shapes.
+    """
+
+    look: Callable[[str], torch.Tensor | None]
+    check: Callable[[Iterable[str]], None]
+    fill: Callable[[Iterable[tuple[str, torch.Tensor]]], None]
+
+
+NO_CONTENTS = Contents(lambda _: None, lambda _: None, lambda _: None)
+
+
+class _Unpacking:
+    """State by way of `unpack`, but tensors are read together, into those that the optimizer has where they fit."""
+
+    def __init__(self, optimizer: Optimizer, fetch: Callable[[str], torch.Tensor], contents: Contents) -> None:
+        self._fetch = fetch
+        self._contents = contents
+        # Who has a hand in it is given the values to look at.
+        self._is_kept = _takes_as_torch_does(optimizer)
+        self._own: dict[str, torch.Tensor] = {}
+        self._taken: set[int] = set()
+        self._new: dict[str, torch.Tensor] = {}
+
+    def unpack(self, packed: Any, own: object) -> Any:
+        """The value, where the optimizer has `own` so far."""
+        if not isinstance(packed, dict):
+            return unpack(packed, self._fetch)
+        if not is_tagged(packed):
+            mine = own if isinstance(own, Mapping) else {}
+            return {key: self.unpack(item, mine.get(key)) for key, item in packed.items()}
+        name: Any = packed.get(ENTRY)
+        is_known = name is None or name in self._own or name in self._new  # each reference has memory of its own
+        found = None if is_known else self._contents.look(name)
+        if found is None:
+            return unpack(packed, self._fetch)
+        if self._is_kept and isinstance(own, torch.Tensor) and _is_like(own, found) and id(own) not in self._taken:
+            self._taken.add(id(own))
+            self._own[name] = own
+            return own
+        self._new[name] = torch.empty_like(found, device="cpu")
+        return self._new[name]
+
+    def read(self) -> None:
+        """Fill the new tensors; check what will be read into those that are there."""
+        self._contents.check(self._own)
+        self._contents.fill(self._new.items())
+
+    def overwrite(self) -> None:
+        """Fill those that are there."""
+        self._contents.fill(self._own.items())
+
+
+def _takes_as_torch_does(optimizer: Optimizer) -> bool:
+    hooks = (optimizer._optimizer_load_state_dict_pre_hooks, optimizer._optimizer_load_state_dict_post_hooks)
+    return type(optimizer).__module__.startswith("torch.optim.") and not any(hooks)
+
+
+def _is_like(own: torch.Tensor, found: torch.Tensor) -> bool:
+    return type(own) is torch.Tensor and own.dtype == found.dtype and own.shape == found.shape and own.is_contiguous()
+
+
 def prepare(
     optimizer: Optimizer,
     saved: dict[str, Any] | None,
@@ -101,6 +170,7 @@ def prepare(
     names: Mapping[int, str],
     strict: bool,
     where: str,
+    contents: Contents = NO_CONTENTS,
 ) -> Prepared:
     """Read and check everything that an optimizer, fresh or used, is restored from; it changes when that is applied.
 
@@ -111,6 +181,7 @@ def prepare(
         names: The network's parameter names by identity, as far as the network is known.
         strict: Whether every parameter and group of both sides must be known.
         where: The checkpoint, for messages.
+        contents: Reads what of the state can be read into memory; the others are fetched.
 
     Raises:
         NothingLoadedError: The checkpoint has no optimizer state, or none for these parameters.
@@ -158,7 +229,12 @@ def prepare(
             remedy="Check that the checkpoint is of this network.",
         )
     _check_shapes(where, {name: parameters[place] for place, name in pairs.items()}, saved["parameters"])
-    state = {place: unpack(saved["state"][name], fetch) for place, name in pairs.items() if name in saved["state"]}
+    unpacking = _Unpacking(optimizer, fetch, contents)
+    state = {
+        place: unpacking.unpack(saved["state"][name], optimizer.state.get(parameters[place]))
+        for place, name in pairs.items()
+        if name in saved["state"]
+    }
     groups, without_options = _groups(optimizer, pairs, saved["groups"], fetch)
     used = set(pairs.values())
     converted = {place: saved["parameters"][name][0] != str(parameters[place].dtype) for place, name in pairs.items()}
@@ -177,6 +253,7 @@ def prepare(
     if strict:
         refuse_leftovers(report, where)
     common = unpack(saved["common"], fetch)
+    unpacking.read()
 
     def apply() -> None:
         before = optimizer.state, optimizer.param_groups
@@ -197,6 +274,8 @@ def prepare(
                 expected="what this optimizer keeps, as torch saves it",
                 remedy="Load it with the version of torch that saved it, or start the optimizer afresh.",
             ) from error
+        with torch.no_grad():
+            unpacking.overwrite()
 
     return Prepared(report, apply)
 

@@ -101,6 +101,11 @@ def _pack(value: Any, path: str, keep: Callable[[str, torch.Tensor], None], dept
     raise _unsupported(path, f"a {kind.__module__}.{kind.__qualname__}")
 
 
+def is_tagged(packed: dict[str, Any]) -> bool:
+    """Whether what `pack` returned stands for something that JSON does not have."""
+    return len(packed) == 1 and next(iter(packed)).startswith("$")
+
+
 def unpack(packed: Any, take: Callable[[str], torch.Tensor]) -> Any:
     """Undo `pack`.
 
@@ -115,10 +120,9 @@ def unpack(packed: Any, take: Callable[[str], torch.Tensor]) -> Any:
         return [unpack(item, take) for item in packed]
     if not isinstance(packed, dict):
         return packed
-    if len(packed) == 1:
+    if is_tagged(packed):
         (tag, value), *_ = packed.items()
-        if tag.startswith("$"):
-            return _unpack(tag, value, take)
+        return _unpack(tag, value, take)
     return {key: unpack(item, take) for key, item in packed.items()}
 
 
