@@ -591,6 +591,57 @@ def test_prefixes_also_select_the_optimizers_state(trained):
         load_param_into_net(body, load_checkpoint(path, filter_prefix="optimizer"))
 
 
+def moments(optimizer):
+    return [value for state in optimizer.state.values() for value in state.values()]
+
+
+def stepped_twin(net):
+    """An optimizer that has state of its own."""
+    twin = torch.optim.Adam(net.parameters())
+    for parameter in net.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    twin.step()
+    return twin
+
+
+def test_an_optimizers_state_is_read_into_its_own_memory(trained):
+    """It is held once; a scheduler or a running lazy save that looks at a tensor sees it change."""
+    path, net, optimizer = trained
+    twin = stepped_twin(copy.deepcopy(net))
+    before = moments(twin)
+    versions = [tensor._version for tensor in before]
+    load_param_into_net(twin, load_checkpoint(path))
+    assert all(new is old for new, old in zip(moments(twin), before, strict=True))
+    assert all(tensor._version > version for tensor, version in zip(before, versions, strict=True))
+    assert all(torch.equal(*pair) for pair in zip(moments(twin), moments(optimizer), strict=True))
+
+
+def test_an_optimizer_whose_load_is_watched_gets_new_tensors(trained):
+    """What hooks and subclasses are shown are the values, not what was there before."""
+    path, net, optimizer = trained
+    twin = stepped_twin(copy.deepcopy(net))
+    before, seen = moments(twin), []
+    twin.register_load_state_dict_post_hook(lambda one: seen.extend(value.clone() for value in moments(one)))
+    load_param_into_net(twin, load_checkpoint(path))
+    assert not any(new is old for new, old in zip(moments(twin), before, strict=True))
+    assert all(torch.equal(*pair) for pair in zip(seen, moments(optimizer), strict=True))
+
+
+def test_a_damaged_optimizer_state_changes_nothing(trained):
+    """Every entry is checked before the first is overwritten."""
+    path, net, _ = trained
+    with load_checkpoint(path) as parameters:
+        place = parameters.index.entries["optimizer.fc.bias.exp_avg_sq"].extents[0].offset
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+    twin = stepped_twin(copy.deepcopy(net))
+    before = [value.clone() for value in moments(twin)]
+    with pytest.raises(DamagedCheckpointError, match=r"optimizer\.fc\.bias\.exp_avg_sq"):
+        load_param_into_net(twin, load_checkpoint(path))
+    assert all(torch.equal(*pair) for pair in zip(moments(twin), before, strict=True))
+
+
 def test_optimizer_state_can_be_set_like_everything_else(trained):
     """What the mapping shows is what is loaded."""
     path, net, _ = trained

@@ -30,6 +30,12 @@ def ResNet50(request):
 
 
 @pytest.fixture
+def small_net():
+    """The small one's class, where the network does not matter."""
+    return SmallNet
+
+
+@pytest.fixture
 def dataset():
     """32 batches an epoch, as in the tutorial's file names."""
     generator = torch.Generator().manual_seed(0)

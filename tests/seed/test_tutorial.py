@@ -6,7 +6,10 @@ Source: mindspore/docs, branch r0.6, tutorials/source_en/use/saving_and_loading_
 
 from __future__ import annotations
 
+import copy
+import os
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -33,18 +36,36 @@ def checkpoints(folder) -> list[str]:
     return sorted((p.name for p in folder.glob("*.ckpt")), key=lambda name: [int(n) for n in re.findall(r"\d+", name)])
 
 
+@pytest.fixture(scope="module")
+def block_2(tmp_path_factory):
+    """Runs the second block, once for each network: gives the network, and the folder with its files."""
+    runs = {}
+
+    def run(ResNet50, dataset):
+        if ResNet50 not in runs:
+            folder = tmp_path_factory.mktemp("block_2")
+            os.chdir(folder)
+            resnet = ResNet50()
+            model, epoch_num = model_of(resnet), 2
+
+            from milepost.train.callback import CheckpointConfig, ModelCheckpoint
+
+            config_ck = CheckpointConfig(save_checkpoint_steps=32, keep_checkpoint_max=10)
+            ckpoint_cb = ModelCheckpoint(prefix="resnet50", directory=None, config=config_ck)
+            model.train(epoch_num, dataset, callbacks=ckpoint_cb)
+            runs[ResNet50] = resnet, folder
+        return runs[ResNet50]
+
+    return run
+
+
 @pytest.fixture
-def trained(ResNet50, dataset, folder):
+def trained(block_2, ResNet50, dataset, folder):
     """The second block has run: the network, whose `resnet50-2_32.ckpt` is in the folder."""
-    resnet = ResNet50()
-    model, epoch_num = model_of(resnet), 2
-
-    from milepost.train.callback import CheckpointConfig, ModelCheckpoint
-
-    config_ck = CheckpointConfig(save_checkpoint_steps=32, keep_checkpoint_max=10)
-    ckpoint_cb = ModelCheckpoint(prefix="resnet50", directory=None, config=config_ck)
-    model.train(epoch_num, dataset, callbacks=ckpoint_cb)
-    return resnet
+    resnet, files = block_2(ResNet50, dataset)
+    os.chdir(folder)
+    shutil.copytree(files, folder, dirs_exist_ok=True)
+    return copy.deepcopy(resnet)
 
 
 def test_block_1_default_policies(ResNet50, dataset, folder):
@@ -69,14 +90,14 @@ def test_block_2_configured_policies(trained, folder):
 
 
 @without_graph
-def test_block_2_run_three_times(ResNet50, dataset, folder):
+def test_block_2_run_three_times(small_net, dataset, folder):
     """`resnet50_3-2_32.ckpt` is step 32 of epoch 2 of the third run."""
     from milepost.train.callback import CheckpointConfig, ModelCheckpoint
 
     for _ in range(3):
         config_ck = CheckpointConfig(save_checkpoint_steps=32, keep_checkpoint_max=10)
         ckpoint_cb = ModelCheckpoint(prefix="resnet50", directory=None, config=config_ck)
-        model_of(ResNet50()).train(2, dataset, callbacks=ckpoint_cb)
+        model_of(small_net()).train(2, dataset, callbacks=ckpoint_cb)
 
     assert {path.name for path in folder.glob("*-2_32.ckpt")} == {
         "resnet50-2_32.ckpt",
