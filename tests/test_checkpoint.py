@@ -877,7 +877,17 @@ def test_prefixes_choose_among_what_is_loaded(path, new_net, from_file):
         ({"rename": {"old.": 3}}, SettingTypeError, "^rename"),
         ({"rename": ["old."]}, SettingTypeError, "^rename"),
     ],
-    ids=str,
+    ids=[
+        "another shape",
+        "another shape under another name",
+        "nothing but another shape",
+        "strict, but ignoring",
+        "one new name for several",
+        "one new name for two",
+        "no new name",
+        "a number for a name",
+        "a list",
+    ],
 )
 def test_a_load_that_cannot_be_meant_changes_nothing(new_net, settings, error, message):
     """Each is told in its own terms."""
