@@ -5,6 +5,8 @@ VENV := .venv
 MINDSPORE := .venv-mindspore
 GE := .venv-ge
 BIN := $(VENV)/bin
+# A file's tests stay together, because they share what is slow to make.
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup
 
 .PHONY: demo test test-slow torture bench lint clean
 
@@ -12,11 +14,11 @@ demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 # The judges that take longer: MindSpore itself, killed trainings, the demo, large models.
 test-slow: $(VENV)/.installed $(MINDSPORE)/.installed $(GE)/.installed
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 # Kills, faults, power cuts, mutants, far more of each than the tests try; prints what docs/guarantees.md states.
 torture: $(VENV)/.installed

@@ -17,6 +17,7 @@ from torch import nn
 
 from milepost import load_checkpoint, load_param_into_net, save_checkpoint
 from milepost.checkpoint import prepare, store
+from milepost.engine.reader import Reader
 from milepost.engine.writer import write
 from milepost.errors import (
     CheckpointNotFoundError,
@@ -625,6 +626,78 @@ def test_an_optimizer_whose_load_is_watched_gets_new_tensors(trained):
     load_param_into_net(twin, load_checkpoint(path))
     assert not any(new is old for new, old in zip(moments(twin), before, strict=True))
     assert all(torch.equal(*pair) for pair in zip(seen, moments(optimizer), strict=True))
+
+
+def test_an_optimizers_state_of_another_dtype_than_its_parameter_gets_new_tensors(tmp_path):
+    """torch makes its own copies of those, so that what would be read into the old ones would be lost."""
+    net = nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(net.named_parameters(), lr=0.1, momentum=0.9)
+    net.weight.grad, net.bias.grad = torch.full((2, 3), 7.0), torch.full((2,), 7.0)
+    optimizer.step()
+    net.to(torch.bfloat16)
+    manager = CheckpointManager(tmp_path, net, optimizer)
+    manager.start()
+    path = manager.save(Moment(1, 1, 1))
+    for state in optimizer.state.values():
+        state["momentum_buffer"].fill_(3)
+    load_param_into_net(optimizer, load_checkpoint(path))
+    assert {value.dtype for value in moments(optimizer)} == {torch.float32}
+    assert all(bool((value == 7).all()) for value in moments(optimizer))
+
+
+def test_a_file_that_changes_before_an_optimizer_is_loaded_is_found_out(trained):
+    """Some of its tensors may have been read by then; its options are as before."""
+    path, net, _ = trained
+    twin = stepped_twin(copy.deepcopy(net))
+    twin.param_groups[0]["lr"] = 0.25
+    with load_checkpoint(path) as parameters:
+        prepared = prepare(twin, parameters, strict=True)
+        place = parameters.index.entries["optimizer.fc.bias.exp_avg_sq"].extents[0].offset
+        with path.open("r+b") as file:
+            file.seek(place)
+            file.write(b"\x55")
+        with pytest.raises(DamagedCheckpointError, match=r"optimizer\.fc\.bias\.exp_avg_sq"):
+            prepared.apply()
+    assert twin.param_groups[0]["lr"] == 0.25
+
+
+def test_version_counters_move_before_the_first_byte_does(path, monkeypatch):
+    """A lazy save that reads a tensor meanwhile must know that it is no longer what it was."""
+    net = nn.Linear(200, 200)
+    save_checkpoint(net, path)
+    before, seen = {name: tensor._version for name, tensor in net.state_dict().items()}, []
+    real = Reader.read_into
+
+    def read_into(opened, places):
+        seen.append({name: tensor._version for name, tensor in net.state_dict().items()})
+        real(opened, places)
+        seen.append({name: tensor._version for name, tensor in net.state_dict().items()})
+
+    monkeypatch.setattr(Reader, "read_into", read_into)
+    load_checkpoint(path, net=net)
+    after = {name: tensor._version for name, tensor in net.state_dict().items()}
+    assert all(before[name] < seen[0][name] == seen[1][name] < after[name] for name in before)
+
+
+def test_of_tied_weights_that_the_file_has_apart_the_last_is_loaded(path):
+    """As torch loads them, and never some of both."""
+    net = nn.Sequential(nn.Linear(200, 200, bias=False), nn.Linear(200, 200, bias=False))
+    save_checkpoint(net, path)
+    net[1].weight = net[0].weight
+    for _ in range(5):
+        load_checkpoint(path, net=net)
+        assert torch.equal(net[0].weight, load_checkpoint(path)["1.weight"])
+
+
+def test_one_element_is_contiguous_whatever_its_stride(path):
+    """torch says so of a column of one row, and Milepost takes its word."""
+    column = torch.arange(6.0).reshape(1, 6)[:, 2]
+    assert column.stride() == (6,)
+    save_checkpoint({"value": column}, path)
+    place = torch.zeros(1, 6)[:, 3]
+    net = nn.ParameterDict({"value": nn.Parameter(place)})
+    load_param_into_net(net, load_checkpoint(path))
+    assert net["value"].tolist() == [2.0]
 
 
 def test_a_damaged_optimizer_state_changes_nothing(trained):

@@ -456,7 +456,7 @@ def store(
     packaging: Packaging = PLAIN,
     *,
     is_durable: bool = True,
-    is_beside: bool = False,
+    is_background: bool = False,
     before_commit: Callable[[], object] = lambda: None,
 ) -> Stat:
     """Write a snapshot with `facts` (JSON) as its metadata; durable when the call returns, unless it need not be.
@@ -465,7 +465,7 @@ def store(
     """
     metadata = {"writer": f"milepost {__version__}", **facts, "state": snapshot.state}
     layout = packaging.lay_out(list(snapshot.arrays.values()), metadata, snapshot.aliases)
-    return write(storage, name, layout, is_durable=is_durable, is_beside=is_beside, before_commit=before_commit)
+    return write(storage, name, layout, is_durable=is_durable, is_background=is_background, before_commit=before_commit)
 
 
 def open_checkpoint(storage: Storage, name: str, *, mmap: bool = False, verify: bool = True) -> Parameters:

@@ -151,8 +151,8 @@ class Parameters(MutableMapping[str, "torch.Tensor | str"]):
         """Those entries that can be read straight into memory: of numbers, as they are in the file."""
 
         def look(name: str) -> torch.Tensor | None:
-            is_set = self._keys.get(name) != name or name in self._values
-            value = None if is_set else self.look(name)
+            is_stored = self._keys.get(name) == name and name not in self._values
+            value = self.look(name) if is_stored else None
             return value if isinstance(value, torch.Tensor) and value.dtype != torch.bool else None
 
         return optimizers.Contents(look, self.check, self.fill)
@@ -211,14 +211,17 @@ class Parameters(MutableMapping[str, "torch.Tensor | str"]):
         return "" if spec.dtype == "str" else empty(self.where, spec, "meta")
 
     def check(self, names: Iterable[str]) -> None:
-        """Check the contents of names; memory does not grow with them."""
+        """Check the contents of names; memory grows with none of them but truth values."""
         keys = {self._keys[name]: None for name in names}
         unread = [key for key in keys if key not in self._values]
+        others = []
         for key in unread:
             if self._entry(key).spec.dtype == "bool":
                 self.fetch(key)
+            else:
+                others.append(self._stored_names.get(key, key))
         if not self._is_verified:
-            self._reader.check(self._stored_names.get(key, key) for key in unread)
+            self._reader.check(others)
 
     def peek(self, name: str) -> Any:
         """As ``self[name]``, but what has to be read is not kept, and arrays that were set are tensors."""
@@ -235,12 +238,12 @@ class Parameters(MutableMapping[str, "torch.Tensor | str"]):
             (direct if is_direct else others).append((name, place))
         keys = [self._keys[name] for name, _ in direct]
         buffers = [bytes_of(place.detach()) for _, place in direct]
+        # Before, so that a lazy save beside this gives the tensors up, and after, as every write to a tensor does it.
+        _count_writes(place for _, place in direct)
         try:
             self._reader.read_into(zip([self._stored_names.get(key, key) for key in keys], buffers, strict=True))
         finally:
-            for _, place in direct:
-                if not place.is_inference():  # such a tensor has no version
-                    torch.autograd.graph.increment_version(place)
+            _count_writes(place for _, place in direct)
         parallel.run([(place.nbytes, partial(self._copy, name, place)) for name, place in others])
 
     def _copy(self, name: str, place: torch.Tensor) -> None:
@@ -285,6 +288,12 @@ class Parameters(MutableMapping[str, "torch.Tensor | str"]):
 
     def __str__(self) -> str:
         return "\n".join([repr(self), *(f"  {line}" for line in fold(self))])
+
+
+def _count_writes(places: Iterable[torch.Tensor]) -> None:
+    for place in places:
+        if not place.is_inference():  # such a tensor has no version
+            torch.autograd.graph.increment_version(place)
 
 
 def no_part(where: str, part: str, parts: list[str]) -> NothingLoadedError:

@@ -243,7 +243,7 @@ class Saver:
         def write() -> None:
             began = time.perf_counter()
             try:
-                flight.stat = store(self._storage, name, snapshot, facts, is_beside=True, before_commit=guard.check)
+                flight.stat = store(self._storage, name, snapshot, facts, is_background=True, before_commit=guard.check)
             finally:
                 guard.close()
                 flight.background_seconds = time.perf_counter() - began

@@ -55,14 +55,14 @@ def test_a_failure_is_raised_where_the_value_is_asked_for():
             checksum.value()
 
 
-@pytest.mark.parametrize("is_beside", [True, False])
-def test_a_file_is_the_same_with_a_thread_and_without(monkeypatch, is_beside):
+@pytest.mark.parametrize("is_background", [True, False])
+def test_a_file_is_the_same_with_a_thread_and_without(monkeypatch, is_background):
     """The checksums in it, too."""
     monkeypatch.setattr(writer, "PARALLEL_NBYTES", 0)
     contents = {str(nbytes): bytes([nbytes % 251]) * nbytes for nbytes in (0, 5, 70_000, 300_000, 2_500_000)}
     planned = plan([array(*item) for item in contents.items()], {})
     storage = MemoryStorage()
-    write(storage, "x.ckpt", planned, is_beside=is_beside)
+    write(storage, "x.ckpt", planned, is_background=is_background)
     with storage.open("x.ckpt") as file:
         assert file.read(0, file.nbytes) == b"".join(plan([array(*item) for item in contents.items()], {}).chunks())
     with Reader(storage, "x.ckpt") as opened:

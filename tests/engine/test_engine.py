@@ -10,7 +10,9 @@ from milepost.engine import reader
 from milepost.engine.reader import Reader
 from milepost.engine.writer import write
 from milepost.errors import CheckpointNotFoundError, DamagedCheckpointError, NotACheckpointError, SaveError
+from milepost.format import safetensors
 from milepost.format.ckpt import plan
+from milepost.format.containers import Packaging
 from milepost.format.spec import Array, ArraySpec
 from milepost.storage.memory import MemoryStorage
 
@@ -77,6 +79,42 @@ def test_many_entries_are_read_at_once_into_their_places(mixed, wanted):
         opened.check(wanted)
         opened.read_into((name, memoryview(place)) for name, place in places)
     assert all(place == MIXED[name] for name, place in places)
+
+
+@pytest.mark.parametrize("names", [["empty", "full"], ["full", "empty"]])
+def test_an_empty_entry_may_stand_where_another_begins(names):
+    """As safetensors lays them out; neither hides the other."""
+    contents = {"full": ("float16", b"12"), "empty": ("float32", b"")}
+    storage = MemoryStorage()
+    arrays = [
+        Array(ArraySpec(name, dtype, (len(content) // 2,)), "parameter", lambda content=content: memoryview(content))
+        for name, (dtype, content) in contents.items()
+    ]
+    write(storage, "x.ckpt", safetensors.plan(arrays, {}))
+    with Reader(storage, "x.ckpt") as opened:
+        offsets = {entry.extents[0].offset for entry in opened.index.entries.values()}
+        assert len(offsets) == 1
+        buffers = {name: bytearray(len(contents[name][1])) for name in names}
+        opened.check(names)
+        opened.read_into((name, memoryview(buffers[name])) for name in names)
+        opened.verify()
+    assert buffers["full"] == b"12"
+
+
+def test_an_encrypted_file_is_read_in_its_order(monkeypatch):
+    """By one thread: each jump would decrypt a block again."""
+    monkeypatch.setattr(reader, "BLOCK_NBYTES", 4096)
+    storage = MemoryStorage()
+    layout = Packaging("ckpt", b"0123456789abcdef", "AES-CBC").lay_out([array(*item) for item in MIXED.items()], {}, {})
+    write(storage, "x.ckpt", layout)
+    with Reader(storage, "x.ckpt", dec_key=b"0123456789abcdef", dec_mode="AES-CBC") as opened:
+        offsets, file = [], opened._file
+        read, readinto = file.read, file.readinto
+        monkeypatch.setattr(file, "read", lambda offset, *rest: offsets.append(offset) or read(offset, *rest))
+        monkeypatch.setattr(file, "readinto", lambda offset, *rest: offsets.append(offset) or readinto(offset, *rest))
+        opened.check(list(MIXED)[::-1])
+    assert len(offsets) > 100
+    assert offsets == sorted(offsets)
 
 
 @pytest.mark.parametrize("damaged", ["7", "63", "119"])

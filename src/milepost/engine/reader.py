@@ -73,8 +73,8 @@ class Reader:
         self._window = 0, memoryview(b"")
         self._map: memoryview | None = None
         # Of an encrypted file one block is held: threads would take it from each other.
-        is_encrypted = dec_key is not None or isinstance(self._stored, encryption.Decrypted)
-        self._turn: AbstractContextManager[object] = threading.RLock() if is_encrypted else nullcontext()
+        self._is_encrypted = dec_key is not None or isinstance(self._stored, encryption.Decrypted)
+        self._turn: AbstractContextManager[object] = threading.RLock() if self._is_encrypted else nullcontext()
         try:
             self.where = self._stored.where
             self._file: StoredFile | encryption.Decrypted = self._stored
@@ -171,10 +171,15 @@ class Reader:
                 self._read_large(part, is_checked=is_checked)
             on_read(part.entry.nbytes)
 
-        parallel.run(
-            [(part.entry.nbytes, partial(read_large, part)) for part in large]
-            + [(sum(part.entry.nbytes for part in batch), partial(read_batch, batch)) for batch in batches]
-        )
+        jobs = [(part.entry, part.entry.nbytes, partial(read_large, part)) for part in large]
+        jobs += [
+            (batch[0].entry, sum(part.entry.nbytes for part in batch), partial(read_batch, batch)) for batch in batches
+        ]
+        if self._is_encrypted:  # in its order: of such a file one block is held, and decrypted anew after each jump
+            for _, _, read in sorted(jobs, key=lambda job: job[0].extents[0].offset):
+                read()
+        else:
+            parallel.run([(nbytes, read) for _, nbytes, read in jobs])
 
     def _give(self, part: _Part, content: memoryview, *, is_checked: bool) -> None:
         if is_checked:
@@ -252,7 +257,8 @@ def _batches(parts: Iterable[_Part]) -> tuple[list[list[_Part]], list[_Part]]:
         is_small = part.entry.nbytes < SMALL_NBYTES and len(part.entry.extents) == 1
         (small if is_small else large).append(part)
     begin = end = 0
-    for part in sorted(small, key=lambda part: part.entry.extents[0].offset):
+    # An empty one may stand where another begins.
+    for part in sorted(small, key=lambda part: (part.entry.extents[0].offset, _end(part))):
         offset = part.entry.extents[0].offset
         if not batches or offset > end + _NEAR_NBYTES or _end(part) > begin + BATCH_NBYTES:
             batches.append([])

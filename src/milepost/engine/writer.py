@@ -18,7 +18,7 @@ def write(
     plan: Layout,
     *,
     is_durable: bool = True,
-    is_beside: bool = False,
+    is_background: bool = False,
     before_commit: Callable[[], object] = lambda: None,
 ) -> Stat:
     """Stream `plan` into `storage` and return once the file is under `name`, durable unless it need not be.
@@ -30,7 +30,7 @@ def write(
         name: What the file is called.
         plan: What it holds.
         is_durable: Whether to return only when a power cut can no longer take it away.
-        is_beside: Whether this goes on beside other work, and should not take a second processor for itself.
+        is_background: Whether the training goes on meanwhile, so that this should not take a second processor.
         before_commit: Called when all bytes are taken in and all arrays released; what it raises gives the save up.
 
     Raises:
@@ -38,7 +38,7 @@ def write(
     """
     try:
         with storage.create(name, plan.nbytes, is_durable=is_durable) as file:
-            if is_beside or plan.nbytes < PARALLEL_NBYTES:
+            if is_background or plan.nbytes < PARALLEL_NBYTES:
                 _stream(plan.chunks(), file)
             else:
                 with Beside() as beside:

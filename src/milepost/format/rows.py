@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -54,7 +55,8 @@ def _entries(rows: list[list[Any]], limit: int) -> dict[str, Entry]:
             end = offset + length
         entries[name] = entry
     if len(entries) != len(rows):
-        raise ValueError("two entries of one name")
+        (name, _), *_ = Counter(values[0] for values in rows).most_common(1)
+        raise ValueError(f"two entries named {name!r}")
     if end > limit:
         raise ValueError(f"contents up to byte {end}, beyond {limit}")
     return entries

@@ -279,7 +279,7 @@ class Plan:
         header = self._json(list(checksums.values()), crc).ljust(self._header_nbytes)
         pending = bytearray(len(header).to_bytes(LENGTH_NBYTES, "little") + header)
         for part in self._stored:
-            checksum = new_checksum()
+            checksum = Checksum() if part.nbytes < LARGE_NBYTES else new_checksum()
             if part.nbytes < LARGE_NBYTES:
                 content = part.take()
                 checksum.update(content)

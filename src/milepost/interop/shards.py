@@ -107,11 +107,11 @@ class ShardedFile:
 
     def read_into(self, places: Iterable[tuple[str, memoryview]]) -> None:
         """Fill buffers with the contents of names, checked likewise."""
-        places = list(places)
-        for shard in dict.fromkeys(self._shards.values()):
-            shard.read_into(
-                [(self.entry(name).spec.name, buffer) for name, buffer in places if self._shard(name) is shard]
-            )
+        of_shards: dict[OpenFile, list[tuple[str, memoryview]]] = {}
+        for name, buffer in places:
+            of_shards.setdefault(self._shard(name), []).append((self.entry(name).spec.name, buffer))
+        for shard, inside in of_shards.items():
+            shard.read_into(inside)
 
     def view(self, name: str, alignment: int) -> memoryview | None:
         """Return the content of `name` in a map of its shard, checked likewise, if it lies there as one."""
@@ -119,9 +119,11 @@ class ShardedFile:
 
     def check(self, names: Iterable[str]) -> None:
         """Check the contents of names without keeping them."""
-        names = list(names)
-        for shard in dict.fromkeys(self._shards.values()):
-            shard.check([self.entry(name).spec.name for name in names if self._shard(name) is shard])
+        of_shards: dict[OpenFile, list[str]] = {}
+        for name in names:
+            of_shards.setdefault(self._shard(name), []).append(self.entry(name).spec.name)
+        for shard, inside in of_shards.items():
+            shard.check(inside)
 
     def verify(self, on_checked: Callable[[int], object] = lambda _: None) -> None:
         """Check every byte of every shard, as far as they tell what it should be."""

@@ -13,12 +13,14 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import torch
 
+from milepost import parallel
 from milepost.errors import DamagedCheckpointError, MilepostError, NotACheckpointError, UnsupportedStateError
 from milepost.format import companion
 from milepost.format.checksum import Checksum
@@ -195,8 +197,11 @@ class TorchFile:
 
     def read_into(self, places: Iterable[tuple[str, memoryview]]) -> None:
         """Fill buffers with the contents of names, checked likewise."""
-        for name, buffer in places:
+
+        def fill(name: str, buffer: memoryview) -> None:
             buffer[:] = self._content(name)[1]
+
+        parallel.run([(len(buffer), partial(fill, name, buffer)) for name, buffer in places])
 
     def view(self, name: str, alignment: int) -> memoryview | None:  # noqa: ARG002 (torch does not tell where it lies)
         """None: it is read."""
@@ -204,8 +209,7 @@ class TorchFile:
 
     def check(self, names: Iterable[str]) -> None:
         """Check the contents of names without keeping them."""
-        for name in names:
-            self._content(name)
+        parallel.run([(self.entry(name).nbytes, partial(self._content, name)) for name in names])
 
     def verify(self, on_checked: Callable[[int], object] = lambda _: None) -> None:
         """Check the CRC-32 of everything in a zip archive, and the checksums where the file is Milepost's."""

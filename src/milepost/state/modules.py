@@ -233,7 +233,10 @@ def _apply(
                 values = {name: source.fetch(found) for name, found in fitting.items()}
                 module.load_state_dict({**values, **extra}, strict=False)
             else:
-                source.fill((found, fresh.get(id(tensors[name]), tensors[name])) for name, found in fitting.items())
+                places = {name: fresh.get(id(tensors[name]), tensors[name]) for name in fitting}
+                # Of the names of a tied one the last counts, as when torch loads them in turn.
+                sources = {id(place): (fitting[name], place) for name, place in places.items()}
+                source.fill(sources.values())
                 if extra:
                     module.load_state_dict(dict(extra), strict=False)
     except BaseException:

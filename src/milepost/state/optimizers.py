@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
 from torch.optim import Optimizer
 
-from milepost.errors import LoadError, MismatchError, NothingLoadedError
+from milepost.errors import DamagedCheckpointError, LoadError, MismatchError, NothingLoadedError
 from milepost.state.names import match
 from milepost.state.report import Cast, LoadReport, Mismatch, Prepared, Renamed, fold, refuse_leftovers
 from milepost.state.snapshot import Snapshot
@@ -124,19 +124,19 @@ class _Unpacking:
         self._taken: set[int] = set()
         self._new: dict[str, torch.Tensor] = {}
 
-    def unpack(self, packed: Any, own: object) -> Any:
-        """The value, where the optimizer has `own` so far."""
+    def unpack(self, packed: Any, own: object, parameter: torch.Tensor) -> Any:
+        """The value, where the optimizer has `own` of the parameter so far."""
         if not isinstance(packed, dict):
             return unpack(packed, self._fetch)
         if not is_tagged(packed):
             mine = own if isinstance(own, Mapping) else {}
-            return {key: self.unpack(item, mine.get(key)) for key, item in packed.items()}
+            return {key: self.unpack(item, mine.get(key), parameter) for key, item in packed.items()}
         name: Any = packed.get(ENTRY)
         is_known = name is None or name in self._own or name in self._new  # each reference has memory of its own
         found = None if is_known else self._contents.look(name)
         if found is None:
             return unpack(packed, self._fetch)
-        if self._is_kept and isinstance(own, torch.Tensor) and _is_like(own, found) and id(own) not in self._taken:
+        if self._is_kept and _stays(own, parameter) and _is_like(own, found) and id(own) not in self._taken:
             self._taken.add(id(own))
             self._own[name] = own
             return own
@@ -148,18 +148,27 @@ class _Unpacking:
         self._contents.check(self._own)
         self._contents.fill(self._new.items())
 
-    def overwrite(self) -> None:
-        """Fill those that are there."""
+    def overwrite(self, optimizer: Optimizer) -> None:
+        """Fill those that are there, when the optimizer has taken them."""
+        if not self._taken <= {id(tensor) for tensor in _tensors(optimizer.state)}:
+            raise RuntimeError("it keeps other tensors than it was given")
         self._contents.fill(self._own.items())
 
 
 def _takes_as_torch_does(optimizer: Optimizer) -> bool:
-    hooks = (optimizer._optimizer_load_state_dict_pre_hooks, optimizer._optimizer_load_state_dict_post_hooks)
-    return type(optimizer).__module__.startswith("torch.optim.") and not any(hooks)
+    is_torchs = type(optimizer).__module__.startswith("torch.optim.") and "load_state_dict" not in vars(optimizer)
+    return is_torchs and not (
+        optimizer._optimizer_load_state_dict_pre_hooks or optimizer._optimizer_load_state_dict_post_hooks
+    )
+
+
+def _stays(own: object, parameter: torch.Tensor) -> TypeGuard[torch.Tensor]:
+    """Whether torch puts the tensor into the state as it is, instead of a copy on the parameter's device."""
+    return type(own) is torch.Tensor and own.device == parameter.device and own.dtype == parameter.dtype
 
 
 def _is_like(own: torch.Tensor, found: torch.Tensor) -> bool:
-    return type(own) is torch.Tensor and own.dtype == found.dtype and own.shape == found.shape and own.is_contiguous()
+    return own.dtype == found.dtype and own.shape == found.shape and own.is_contiguous()
 
 
 def prepare(
@@ -231,7 +240,7 @@ def prepare(
     _check_shapes(where, {name: parameters[place] for place, name in pairs.items()}, saved["parameters"])
     unpacking = _Unpacking(optimizer, fetch, contents)
     state = {
-        place: unpacking.unpack(saved["state"][name], optimizer.state.get(parameters[place]))
+        place: unpacking.unpack(saved["state"][name], optimizer.state.get(parameters[place]), parameters[place])
         for place, name in pairs.items()
         if name in saved["state"]
     }
@@ -263,6 +272,11 @@ def prepare(
             for place, values in state.items():
                 own = optimizer.state[parameters[place]]
                 own.update(_as_saved(dict(own), values, converted[place]))
+            with torch.no_grad():
+                unpacking.overwrite(optimizer)
+        except DamagedCheckpointError:  # the file was changed since it was checked
+            optimizer.state, optimizer.param_groups = before
+            raise
         except BaseException as error:
             # torch looks into the state only while it takes it; it makes new dicts, so the old ones are as they were.
             optimizer.state, optimizer.param_groups = before
@@ -274,8 +288,6 @@ def prepare(
                 expected="what this optimizer keeps, as torch saves it",
                 remedy="Load it with the version of torch that saved it, or start the optimizer afresh.",
             ) from error
-        with torch.no_grad():
-            unpacking.overwrite()
 
     return Prepared(report, apply)
 

@@ -58,6 +58,8 @@ def content_of(tensor: torch.Tensor) -> memoryview:
 def bytes_of(tensor: torch.Tensor) -> memoryview:
     """A flat, writable view of a contiguous CPU tensor's memory."""
     flat = tensor if tensor.ndim == 1 else tensor.reshape(-1)
+    if flat.stride(0) != 1:  # of one element, which is contiguous whatever its stride
+        flat = flat.as_strided((flat.numel(),), (1,))
     content: npt.NDArray[np.uint8] = flat.view(torch.uint8).numpy()
     return memoryview(content)  # type: ignore[arg-type]  # NumPy's stubs for Python 3.11 do not say that it is a buffer
 
