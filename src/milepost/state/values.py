@@ -53,6 +53,12 @@ def pack(value: object, path: str, keep: Callable[[str, torch.Tensor], None]) ->
 
 
 def _pack(value: Any, path: str, keep: Callable[[str, torch.Tensor], None], depth: int) -> Any:
+    if depth == 0:
+        raise _unsupported(path, f"nesting deeper than {DEPTH_LIMIT} levels")
+    if isinstance(value, torch.Tensor):  # nearly every one, in the state of an optimizer
+        keep(path, value)
+        return {ENTRY: path}
+
     def inner(item: object, name: object) -> Any:
         return _pack(item, path if name is None else f"{path}.{name}" if path else str(name), keep, depth - 1)
 
@@ -62,12 +68,7 @@ def _pack(value: Any, path: str, keep: Callable[[str, torch.Tensor], None], dept
     def pairs(values: dict[Any, Any]) -> list[list[Any]]:
         return [[inner(key, None), inner(item, key)] for key, item in values.items()]
 
-    if depth == 0:
-        raise _unsupported(path, f"nesting deeper than {DEPTH_LIMIT} levels")
     kind = type(value)
-    if isinstance(value, torch.Tensor):
-        keep(path, value)
-        return {ENTRY: path}
     if value is None or kind in (bool, str):
         return value
     if kind is int:
