@@ -12,6 +12,7 @@ import pytest
 DEMO = Path(__file__).parents[1] / "examples" / "demo.py"
 
 
+@pytest.hookimpl(tryfirst=True)  # before the groups are read
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where several processes run the tests, those that share something slow are run by one."""
     for item in items:
