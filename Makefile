@@ -7,7 +7,7 @@ GE := .venv-ge
 BIN := $(VENV)/bin
 # A file's tests stay together, because they share what is slow to make. Threads of several processes would wait for each
 # other with the processors that they need.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .PHONY: demo test test-slow torture bench lint clean
 

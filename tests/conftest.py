@@ -12,14 +12,6 @@ import pytest
 DEMO = Path(__file__).parents[1] / "examples" / "demo.py"
 
 
-@pytest.hookimpl(tryfirst=True)  # before the groups are read
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where several processes run the tests, those that share something slow are run by one."""
-    for item in items:
-        name = "demo" if "told_twice" in getattr(item, "fixturenames", ()) else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(name))
-
-
 @pytest.fixture(scope="session")
 def tell() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs the demo with arguments."""
