@@ -17,7 +17,7 @@ from milepost.format.containers import read_index, verify_framing
 from milepost.format.spec import Entry, Index
 from milepost.storage.base import Storage, StoredFile
 
-BLOCK_NBYTES = 256 << 10
+BLOCK_NBYTES = 512 << 10
 """Bytes read and checked at a time: small enough that the checksum finds them in the processor's cache."""
 
 SMALL_NBYTES = 64 << 10
