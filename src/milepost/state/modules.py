@@ -133,13 +133,13 @@ def prepare(
         )
     looked: dict[str, Any] = {found: source.look(found) for found in pairs.values()}
     mismatched = _mismatched(where, pairs, tensors, source, looked, strict=strict, ignore_mismatched=ignore_mismatched)
-    fitting = {name: found for name, found in pairs.items() if name not in {problem.name for problem in mismatched}}
+    left_out = {problem.name for problem in mismatched}
+    fitting = {name: found for name, found in pairs.items() if name not in left_out}
     extra_pairs = {
         name: extra[found] for name, found in match([name for name in places if name not in tensors], extra).items()
     }
     pairs |= extra_pairs
     used = set(pairs.values())
-    dtypes = {name: str(looked[found].dtype) for name, found in fitting.items()}
     report = LoadReport(
         target,
         loaded=(*fitting, *extra_pairs),
@@ -147,9 +147,9 @@ def prepare(
         unexpected=tuple(name for name in [*source.names, *source.extra] if name not in used),
         mismatched=tuple(mismatched),
         cast=tuple(
-            Cast(name, found, str(tensors[name].dtype))
-            for name, found in dtypes.items()
-            if found != str(tensors[name].dtype)
+            Cast(name, str(looked[found].dtype), str(tensors[name].dtype))
+            for name, found in fitting.items()
+            if looked[found].dtype != tensors[name].dtype
         ),
         renamed=tuple(Renamed(found, name) for name, found in pairs.items() if name != found),
         kept=tuple(name for name in kept if name not in pairs),
