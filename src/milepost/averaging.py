@@ -25,7 +25,7 @@ from milepost.storage.local import LocalStorage
 from milepost.values import FLOATS, decode, doubles, encode
 
 SUFFIX = ".ckpt"
-_LEFT_OUT = ("optimizer", "random")
+LEFT_OUT = ("optimizer", "random")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ def average(
             remedy="Give the files to average, and a .ckpt file to write.",
         )
     last = files[-1]
-    entries = {name: entry for name, entry in last.index.entries.items() if entry.kind not in _LEFT_OUT}
+    entries = {name: entry for name, entry in last.index.entries.items() if entry.kind not in LEFT_OUT}
     for file in files[:-1]:
         _check_alike(file, last, entries)
     taken: list[str] = []
@@ -108,7 +108,7 @@ def average(
 
 
 def _check_alike(file: OpenFile, last: OpenFile, entries: dict[str, Entry]) -> None:
-    own = {name: entry.spec for name, entry in file.index.entries.items() if entry.kind not in _LEFT_OUT}
+    own = {name: entry.spec for name, entry in file.index.entries.items() if entry.kind not in LEFT_OUT}
     wanted = {name: entry.spec for name, entry in entries.items()}
     tied = {name: of for name, of in file.index.aliases.items() if of in own}
     differing = sorted(name for name in own.keys() | wanted.keys() if own.get(name) != wanted.get(name))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import subprocess
 import sys
 
@@ -171,6 +172,29 @@ def test_colour_and_bars_are_for_terminals(milepost, runs):
     piped = milepost("verify", runs)
     assert "verifying" not in piped.out + piped.err
     assert "\x1b" not in piped.out + milepost("ls", runs).out
+
+
+@pytest.mark.parametrize(
+    ("word", "arguments"),
+    [
+        ("verifying", ["verify", "runs"]),
+        ("comparing", ["diff", "runs/net-1_2.ckpt", "runs/net-2_2.ckpt"]),
+        ("converting", ["convert", "runs/net-1_2.ckpt", "a.safetensors"]),
+        ("averaging", ["average", "runs/net-1_2.ckpt", "runs/net-2_2.ckpt", "-o", "soup.ckpt"]),
+    ],
+)
+def test_long_work_has_a_bar_on_a_terminal_and_none_in_a_pipe(milepost, runs, tmp_path, monkeypatch, word, arguments):
+    """Of bytes, which come to their total; that of a verification is the files', whose contents are most of them."""
+    monkeypatch.chdir(tmp_path)
+    bars = re.findall(rf"{word}.*?([\d.]+)/([\d.]+) \w+", on_a_terminal(*arguments))
+    assert bars
+    done, total = map(float, bars[-1])
+    assert 0 < done <= total
+    assert done == total or word == "verifying"
+    for path in ("a.safetensors", "soup.ckpt"):
+        (tmp_path / path).unlink(missing_ok=True)
+    piped = milepost(*arguments)
+    assert word not in piped.out + piped.err
 
 
 def test_completion_is_there():

@@ -28,12 +28,12 @@ def command(files: tuple[Path, ...], output: Path, key: Key, as_json: bool) -> N
     random state are left out. The running statistics of batch normalization are averages too: take them anew from data
     where the files are far apart.
     """
-    from milepost.averaging import average
+    from milepost.averaging import LEFT_OUT, average
 
     out = Screen()
     with ExitStack() as stack:
         readers = [stack.enter_context(key.open_file(file)) for file in files]
-        total = sum(entry.nbytes for entry in readers[-1].index.entries.values())
+        total = sum(entry.nbytes for entry in readers[-1].index.entries.values() if entry.kind not in LEFT_OUT)
         with progress(out, "averaging", total) as on_written:
             done = average(readers, output, on_written)
     if as_json:

@@ -279,17 +279,18 @@ class Plan:
         header = self._json(list(checksums.values()), crc).ljust(self._header_nbytes)
         pending = bytearray(len(header).to_bytes(LENGTH_NBYTES, "little") + header)
         for part in self._stored:
-            checksum = Checksum() if part.nbytes < LARGE_NBYTES else new_checksum()
             if part.nbytes < LARGE_NBYTES:
                 content = part.take()
-                checksum.update(content)
+                found = Checksum.of(content)
                 pending += content
             else:
                 # Handed out before the content is made: the caller lets go of the last content for it.
                 yield bytes(pending)
                 pending.clear()
+                checksum = new_checksum()
                 yield from _blocks(part, checksum)
-            if checksum.value() != checksums[part.spec.name]:
+                found = checksum.value()
+            if found != checksums[part.spec.name]:
                 raise UnsupportedStateError(
                     f"entry {part.spec.name!r}",
                     found="a content that changed while it was saved",
