@@ -92,8 +92,12 @@ def past_cache(monkeypatch) -> None:
     """Every file is written as large ones are: reserved, past the page cache, by other threads."""
     from tests.faults.training import write_past_the_cache  # the forkserver imports it, before anything else does
 
-    for module, name in ((local, "DIRECT_NBYTES"), (local, "RESERVE_NBYTES"), (streams, "BUFFER_NBYTES")):
-        monkeypatch.setattr(module, name, getattr(module, name))  # so that it is put back
+    for module, names in (
+        (local, ["DIRECT_NBYTES", "RESERVE_NBYTES"]),
+        (streams, ["BUFFER_NBYTES", "IN_PLACE_NBYTES", "MEMORY_ALIGNMENTS"]),
+    ):
+        for name in names:
+            monkeypatch.setattr(module, name, getattr(module, name))  # so that it is put back
     write_past_the_cache()
 
 

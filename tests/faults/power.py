@@ -78,6 +78,9 @@ class Disk:
         written = self._written.get(number, b"").ljust(offset, b"\0")
         self._written[number] = written[:offset] + bytes(content[:nbytes]) + written[offset + nbytes :]
 
+    def _pwritev(self, nbytes: int, descriptor: int, pieces: list[memoryview], offset: int) -> None:
+        self._pwrite(nbytes, descriptor, memoryview(b"".join(pieces)), offset)
+
     def _fallocate(self, result: int, descriptor: int, mode: int, offset: int, nbytes: int) -> None:
         if result == 0:
             number = self._opened[descriptor]

@@ -27,8 +27,8 @@ NAMES = {os: f"{_READING} {_CHANGING}".split(), fcntl: ["fcntl", "flock", "ioctl
 READING = frozenset(_READING.split())
 """Calls that leave everything as it was: to be killed before or after one is the same."""
 
-write, pwrite = os.write, os.pwrite  # as they are, whatever is watched
-WRITING = {"write": write, "pwrite": pwrite}
+write, pwrite, pwritev = os.write, os.pwrite, os.pwritev  # as they are, whatever is watched
+WRITING = {"write": write, "pwrite": pwrite, "pwritev": pwritev}
 
 
 @dataclass(frozen=True)
@@ -147,4 +147,7 @@ def shorten_at(number: int) -> Meet:
 def half(call: Call) -> int:
     """Write half of what a call was given."""
     descriptor, content, *offset = call.arguments
+    if call.name == "pwritev":  # its last piece is the large one
+        *first, last = content
+        return pwritev(descriptor, [*first, last[: len(last) // 2]], *offset)
     return WRITING[call.name](descriptor, memoryview(content)[: max(1, len(content) // 2)], *offset)

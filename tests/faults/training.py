@@ -14,11 +14,14 @@ from tests.faults.system_calls import SystemCalls, kill_at, write
 from torch import nn
 
 from milepost.catalog.names import parse
-from milepost.checkpoint import load_checkpoint, save_checkpoint
+from milepost.checkpoint import load_checkpoint, open_checkpoint, save_checkpoint, store
 from milepost.config import CheckpointConfig
 from milepost.manager import CheckpointManager
 from milepost.moment import Moment
+from milepost.state.modules import take
+from milepost.state.snapshot import Snapshot
 from milepost.storage import local, streams
+from milepost.storage.memory import MemoryStorage
 
 PREFIX = "net"
 KEEP = 3
@@ -30,15 +33,30 @@ torch.optim.SGD([torch.zeros(1)], lr=0.0)
 
 
 def write_past_the_cache() -> None:
-    """Let every file of this process be written as large ones are: reserved, in aligned buffers, by other threads."""
+    """Let every file of this process be written as large ones are: reserved, from aligned memory, by other threads."""
     local.DIRECT_NBYTES = local.RESERVE_NBYTES = 0
     streams.BUFFER_NBYTES = 48 << 10
+    streams.IN_PLACE_NBYTES, streams.MEMORY_ALIGNMENTS = 32 << 10, (512,)
 
 
 def past_the_cache(target: Callable[..., None], *arguments: Any) -> None:
     """Do something in a process of its own, writing as large files are written."""
     write_past_the_cache()
     target(*arguments)
+
+
+def let_lie_as_in_a_file(net: nn.Module) -> None:
+    """Give the parameters places in memory from which a disk takes them, up to a multiple of 512."""
+    snapshot = Snapshot()
+    take(net, snapshot)
+    storage = MemoryStorage()
+    store(storage, "a.ckpt", snapshot, {})
+    with open_checkpoint(storage, "a.ckpt") as opened:
+        for name, parameter in net.named_parameters():
+            room = torch.empty(parameter.nbytes + 512, dtype=torch.uint8)
+            begin = (opened.index.entries[name].extents[0].offset - room.data_ptr()) % 512
+            place = room[begin : begin + parameter.nbytes].view(parameter.dtype).view(parameter.shape)
+            parameter.data = place.copy_(parameter.data)
 
 
 class Training:
@@ -48,6 +66,7 @@ class Training:
         torch.set_num_threads(1)
         self.folder = folder
         self.net = nn.Sequential(nn.Linear(100, 120), nn.Linear(120, 100), nn.BatchNorm1d(100))
+        let_lie_as_in_a_file(self.net)
         self.optimizer = torch.optim.SGD(self.net.parameters(), lr=0.0, momentum=0.9)
         self.take_step(0)
         config = CheckpointConfig(**{"keep_checkpoint_max": KEEP, **settings})

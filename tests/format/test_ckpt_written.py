@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from milepost.errors import MilepostError, SettingError, UnsupportedStateError
-from milepost.format import ckpt
+from milepost.format import ckpt, schema
 from milepost.format.checksum import Checksum
 from milepost.format.ckpt import decode_text, encode_text, plan
 from milepost.format.spec import Array, ArraySpec
@@ -36,6 +36,19 @@ def test_every_content_starts_at_a_multiple_of_64(array, write, read, slice_nbyt
     arrays = [array("n" * nbytes, "uint8", [nbytes], bytes(nbytes)) for nbytes in [*range(1, 140), 5000, 16381]]
     for entry in read(write(arrays, slice_nbytes=slice_nbytes)).entries.values():
         assert all(extent.offset % 64 == 0 for extent in entry.extents)
+
+
+@pytest.mark.parametrize("slice_nbytes", [4096, 5000, 1 << 20])
+def test_large_contents_start_64_bytes_behind_a_multiple_of_512(array, write, read, monkeypatch, slice_nbytes):
+    """As they lie in memory, so that a disk can take them from there; a slice that is large by itself does too."""
+    monkeypatch.setattr(schema, "LARGE_NBYTES", 4096)
+    arrays = [array("n" * nbytes, "uint8", [nbytes], bytes(nbytes)) for nbytes in range(4000, 4300, 7)]
+    arrays.append(array("many slices", "uint8", [70_000], bytes(70_000)))
+    content = write(arrays, slice_nbytes=slice_nbytes)
+    extents = [extent for entry in read(content).entries.values() for extent in entry.extents]
+    assert all(extent.offset % 512 == 64 for extent in extents if extent.length >= 4096)
+    assert {extent.offset % 512 for extent in extents if extent.length < 4096} > {64}
+    assert sum(extent.length >= 4096 for extent in extents) > 10
 
 
 def test_slices_are_cut_between_elements(array, write, read):

@@ -219,6 +219,18 @@ def test_nothing_is_published_before_the_training_comes_by():
     assert not writer.is_alive()
 
 
+def test_a_tear_that_is_found_by_the_training_keeps_it_waiting_for_nothing():
+    """The snapshot is given up, so that nobody has to copy or write what is left of it."""
+    tensors = {name: torch.zeros(3) for name in "ab"}
+    guard = Guard(snapshot_of(tensors), everything, buffers_of())
+    tensors["b"].add_(1)
+    training = threading.Thread(target=guard.secure, daemon=True)
+    training.start()
+    training.join(10)
+    assert not training.is_alive()
+    assert guard.torn == "b"
+
+
 @pytest.mark.parametrize("reason", ["no room", "a copy that fails"])
 def test_what_cannot_be_copied_is_waited_for(reason, monkeypatch):
     """Memory has a limit, and no failure to copy is an optimizer's."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import mmap
 import os
 import threading
 
@@ -45,6 +46,7 @@ def direct(monkeypatch) -> pytest.MonkeyPatch:
     monkeypatch.setattr(local, "DIRECT_NBYTES", 0)
     monkeypatch.setattr(local, "RESERVE_NBYTES", 0)
     monkeypatch.setattr(streams, "BUFFER_NBYTES", BUFFER)
+    monkeypatch.setattr(streams, "IN_PLACE_NBYTES", BUFFER)
     return monkeypatch
 
 
@@ -70,6 +72,22 @@ def refuse_direct_writes(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(os, "pwrite", refuse)
 
 
+def refuse_what_lies_in_place(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(os, "pwritev", refused(errno.EINVAL))
+
+
+def refuse_what_lies_in_place_once_begun(patch: pytest.MonkeyPatch) -> None:
+    real, written = os.pwritev, []
+
+    def refuse(descriptor, pieces, offset):
+        written.append(offset)
+        if len(written) > 1:
+            raise OSError(errno.EFAULT, "planned")
+        return real(descriptor, [piece[: len(piece) // 2] for piece in pieces[:1]], offset)
+
+    patch.setattr(os, "pwritev", refuse)
+
+
 def refuse_the_second_direct_write(patch: pytest.MonkeyPatch) -> None:
     real, written = os.pwrite, []
 
@@ -87,6 +105,8 @@ WAYS = {
     "the flag is refused": refuse_the_flag,
     "direct writes are refused": refuse_direct_writes,
     "the second direct write is refused": refuse_the_second_direct_write,
+    "nothing is taken from where it lies": refuse_what_lies_in_place,
+    "half of a piece is taken from where it lies": refuse_what_lies_in_place_once_begun,
     "nothing can be reserved": lambda patch: patch.setattr(system, "_call", lambda *_: errno.EOPNOTSUPP),
     "no thread can be had": lambda patch: patch.setattr(threading, "Thread", Unstartable),
     "half of each write": lambda patch: patch.setattr(
@@ -137,6 +157,7 @@ def test_arrays_of_any_sizes_come_back_from_a_disk(tmp_path_factory, sizes, slic
         patch.setattr(local, "DIRECT_NBYTES", 0)
         patch.setattr(local, "RESERVE_NBYTES", 0)
         patch.setattr(streams, "BUFFER_NBYTES", BUFFER)
+        patch.setattr(streams, "IN_PLACE_NBYTES", BUFFER)
         patch.setattr("milepost.format.ckpt.LARGE_NBYTES", large)
         WAYS[way](patch)
         storage = LocalStorage(tmp_path_factory.mktemp("disk"))
@@ -144,6 +165,74 @@ def test_arrays_of_any_sizes_come_back_from_a_disk(tmp_path_factory, sizes, slic
     with Reader(storage, "a.ckpt") as reader:
         reader.verify()
         assert {name: bytes(reader.read(name)) for name in reader.index.entries} == contents
+
+
+def memory_at(place: int, nbytes: int) -> memoryview:
+    """Random bytes in memory, so many behind a multiple of the size of a page."""
+    memory = memoryview(mmap.mmap(-1, place + nbytes))[place:]
+    memory[:] = os.urandom(nbytes)
+    return memory
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("place", [0, 4, 64, 448, 1024, 4095])
+@pytest.mark.parametrize("nbytes", [BUFFER, BUFFER + 1, 5 * BUFFER + 4095])
+def test_a_large_content_is_what_was_written_wherever_it_lies(tmp_path, direct, way, place, nbytes):
+    """In memory, and in the file behind others; it may change as soon as it was taken."""
+    WAYS[way](direct)
+    contents = [memory_at(place, nbytes) for _ in range(3)]
+    before, between = os.urandom(64), os.urandom(-nbytes % 512)
+    expected = before + between.join([bytes(content) for content in contents])
+    with LocalStorage(tmp_path).create("a.ckpt", len(expected)) as file:
+        file.write(before)
+        for number, content in enumerate(contents):
+            if number:
+                file.write(between)
+            file.write(content)
+            content[:] = bytes(nbytes)
+        file.commit()
+    assert (tmp_path / "a.ckpt").read_bytes() == expected
+
+
+@pytest.mark.parametrize("alignment", [4, 512])
+def test_what_lies_in_memory_as_in_the_file_is_not_copied(tmp_path, direct, alignment):
+    """But for its edges, which share a page of the file with others: the device takes it from the memory itself."""
+    taken = []
+
+    def take(descriptor, pieces, offset):
+        first, inner = pieces
+        address = streams._address(inner)
+        if address % alignment or offset % 512 or len(inner) % 512:
+            raise OSError(errno.EINVAL, "as a device would")
+        taken.append((address, len(inner)))
+        os.lseek(descriptor, 0, os.SEEK_SET)  # the file system of the test need not be such a device
+        streams.bypass(descriptor, is_on=False)
+        done = sum(os.pwrite(descriptor, piece, at) for piece, at in [(first, offset), (inner, offset + len(first))])
+        streams.bypass(descriptor, is_on=True)
+        return done
+
+    direct.setattr(os, "pwritev", take)
+    content, aside = memory_at(64, 10 * BUFFER), memory_at(68, 10 * BUFFER)
+    with LocalStorage(tmp_path).create("a.ckpt", 64 + 448 + 20 * BUFFER) as file:
+        for piece in (bytes(64), content, bytes(448), aside):
+            file.write(piece)
+        file.commit()
+    assert (tmp_path / "a.ckpt").read_bytes() == bytes(64) + content + bytes(448) + aside
+    begin = streams._address(content)
+    assert taken[0] == (begin + 4096 - 64, 10 * BUFFER - 4096)
+    assert len(taken) == (2 if alignment == 4 else 1)
+
+
+@pytest.mark.parametrize("reason", [errno.ENOSPC, errno.EIO])
+def test_a_content_that_cannot_be_taken_from_where_it_lies_is_told(tmp_path, direct, reason):
+    """The disk is full, or broken: that has nothing to do with how memory lies."""
+    storage = LocalStorage(tmp_path)
+    put(storage, b"old", [])
+    direct.setattr(os, "pwritev", refused(reason))
+    with pytest.raises(SaveError) as caught, storage.create("a.ckpt", 5 * BUFFER) as file:
+        file.write(memory_at(0, 5 * BUFFER))
+    assert caught.value.errno == reason
+    assert (tmp_path / "a.ckpt").read_bytes() == b"old"
 
 
 @pytest.mark.parametrize("reason", [errno.ENOSPC, errno.EIO])
@@ -162,7 +251,7 @@ def test_a_direct_write_that_fails_is_told_and_leaves_nothing(tmp_path, direct, 
 
     direct.setattr(os, "pwrite", fail)
     with pytest.raises(SaveError) as caught:
-        put(storage, bytes(5 * BUFFER + 1), [BUFFER])
+        put(storage, bytes(5 * BUFFER + 1), [*range(1000, 5 * BUFFER, 1000)])
     assert caught.value.errno == reason
     assert os.listdir(tmp_path) == ["a.ckpt"]
     assert (tmp_path / "a.ckpt").read_bytes() == b"old"
@@ -212,7 +301,7 @@ def test_a_large_file_really_goes_past_the_page_cache(tmp_path, direct):
         return real(descriptor, content, offset)
 
     direct.setattr(os, "pwrite", look)
-    put(LocalStorage(tmp_path), bytes(2 * BUFFER + 10), [])
+    put(LocalStorage(tmp_path), bytes(2 * BUFFER + 10), [5000, 10_000, 15_000])
     assert sorted(seen) == [(0, True), (BUFFER, True), (2 * BUFFER, False)]
 
 

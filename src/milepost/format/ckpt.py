@@ -20,7 +20,7 @@ from milepost.format.scan import scan
 from milepost.format.spec import KINDS, Array, ArraySpec, Extent, Index, Source
 from milepost.format.wire import FIELD_LIMIT, bytes_field, bytes_head, damaged, varint_field
 
-BLOCK_NBYTES = 1 << 20
+BLOCK_NBYTES = 2 << 20
 """Bytes that are checksummed and handed out at a time, so that the writer finds them in the processor's cache."""
 
 LARGE_NBYTES = 16 << 10
@@ -226,15 +226,23 @@ def _value_head(spec: ArraySpec, offset: int, length: int) -> bytes:
     # MindSpore writes a text's dims as [0] and a scalar's not at all.
     tag = bytes_field(schema.VALUE_TAG, spec.name.encode())
     dims = (0,) if spec.dtype == "str" else spec.shape
-    value_head, behind, nbytes = _frame(len(tag), spec.dtype, dims, length, offset % schema.ALIGNMENT)
+    is_large = length >= schema.LARGE_NBYTES
+    alignment, place = (schema.LARGE_ALIGNMENT, schema.LARGE_PLACE) if is_large else (schema.ALIGNMENT, 0)
+    room = (place - offset) % alignment
+    value_head, behind, nbytes = _frame(len(tag), spec.dtype, dims, length, room, alignment)
     if nbytes >= FIELD_LIMIT:
         raise _unusable(spec.name[:40], f"a record of {nbytes} bytes", f"less than {FIELD_LIMIT}")
     return b"".join([value_head, tag, behind])
 
 
 @lru_cache(maxsize=4096)  # a model has many tensors of one shape
-def _frame(tag_nbytes: int, dtype: str, dims: tuple[int, ...], length: int, offset: int) -> tuple[bytes, bytes, int]:
-    """What stands before and behind a Value's tag, up to its content, and the length of the Value."""
+def _frame(
+    tag_nbytes: int, dtype: str, dims: tuple[int, ...], length: int, room: int, alignment: int
+) -> tuple[bytes, bytes, int]:
+    """What stands before and behind a Value's tag, up to its content, and the length of the Value.
+
+    All before the content fills `room` up, or that and a multiple of `alignment`.
+    """
     dims_fields = [varint_field(schema.TENSOR_DIMS, dim) for dim in dims]
     front = b"".join(dims_fields) + bytes_field(schema.TENSOR_TYPE, DTYPES[dtype].ckpt.encode())
     content_head = bytes_head(schema.TENSOR_CONTENT, length)
@@ -245,7 +253,7 @@ def _frame(tag_nbytes: int, dtype: str, dims: tuple[int, ...], length: int, offs
         tensor_head = bytes_head(schema.VALUE_TENSOR, tensor_nbytes)
         value_nbytes = tag_nbytes + len(tensor_head) + tensor_nbytes
         value_head = bytes_head(schema.CHECKPOINT_VALUE, value_nbytes)
-        missing = -(offset + len(value_head) + value_nbytes - length) % schema.ALIGNMENT
+        missing = (room - len(value_head) - value_nbytes + length) % alignment
         if not missing:
             return value_head, b"".join([tensor_head, front, padding_head, bytes(padding), content_head]), value_nbytes
         padding += missing

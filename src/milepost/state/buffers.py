@@ -10,6 +10,8 @@ from typing import Protocol
 
 import torch
 
+from milepost.format.schema import LARGE_ALIGNMENT, LARGE_NBYTES, LARGE_PLACE
+
 
 class HostBuffers:
     """Buffers that are used again, because new memory costs more to touch than to fill. Not safe for threads.
@@ -49,7 +51,7 @@ class HostBuffers:
             if self.nbytes + nbytes > self.limit_nbytes and not is_needed:
                 return None
         try:
-            buffer = torch.empty(nbytes, dtype=torch.uint8, device="cpu", pin_memory=is_pinned)
+            buffer = _new(nbytes, is_pinned=is_pinned)
         except (RuntimeError, MemoryError):
             if is_needed:
                 raise
@@ -65,6 +67,14 @@ class HostBuffers:
         """Give up what is of no use: sizes that nobody has asked for again."""
         self.nbytes -= sum(nbytes * len(kept) for (nbytes, _), kept in self._free.items())
         self._free.clear()
+
+
+def _new(nbytes: int, *, is_pinned: bool) -> torch.Tensor:
+    """A buffer that lies as large contents do in a file, so that a disk can take it without another copy."""
+    room = nbytes + LARGE_ALIGNMENT if nbytes >= LARGE_NBYTES else nbytes
+    buffer = torch.empty(room, dtype=torch.uint8, device="cpu", pin_memory=is_pinned)
+    begin = (LARGE_PLACE - buffer.data_ptr()) % LARGE_ALIGNMENT if room > nbytes else 0
+    return buffer[begin : begin + nbytes]
 
 
 def available_nbytes() -> int:

@@ -155,8 +155,8 @@ class Guard:
         began = time.perf_counter()
         with self._changed:
             for slot in reversed(self._live):  # the writer comes from the front
-                while slot.state is State.PENDING and not self._is_over and self.torn is None:
-                    if not self._copy(slot) and not self._is_over:  # it may have ended meanwhile
+                while self._is_wanted(slot):
+                    if not self._copy(slot) and self._is_wanted(slot):  # it may have ended, or been torn, meanwhile
                         self._changed.wait()
             self._changed.wait_for(lambda: self._busy == 0 or self._is_over or self.torn is not None)
             self._hold_training()  # only now every copy has been given to its stream
@@ -165,6 +165,9 @@ class Guard:
             self._is_secured = True
             self._changed.notify_all()
         self.waited_seconds += time.perf_counter() - began
+
+    def _is_wanted(self, slot: Slot) -> bool:
+        return slot.state is State.PENDING and not self._is_over and self.torn is None
 
     @contextmanager
     def standing_still(self) -> Iterator[None]:

@@ -1,9 +1,10 @@
 """Bytes into an open file: through the page cache, or past it. Names, locks and durability are not known here.
 
-Past the page cache (O_DIRECT) the processor copies each byte once, into a small aligned buffer, and the device does the
-rest while the next buffer is filled: no page of the cache is allocated, filled, and written back. It pays for large
-files that must reach the disk anyway. Through the page cache, a file that must reach the disk is written back from the
-start on, not only by the fsync at its end.
+Past the page cache (O_DIRECT) no page of the cache is allocated, filled, and written back. The device takes what is
+large from where it lies, if it lies there as in the file, up to a multiple of what the device asks for; everything else
+is copied once, into a small aligned buffer, which goes to the device while the next is filled. It pays for large files
+that must reach the disk anyway. Through the page cache, a file that must reach the disk is written back from the start
+on, not only by the fsync at its end.
 """
 
 from __future__ import annotations
@@ -26,6 +27,15 @@ BUFFERS, THREADS = 3, 2
 
 WRITEBACK_NBYTES = 8 << 20
 """Bytes in the page cache after which the disk is asked to begin with them."""
+
+IN_PLACE_NBYTES = 256 << 10
+"""To copy less costs less than a write of its own; some pages at least."""
+
+MEMORY_ALIGNMENTS = (4, 512)
+"""What devices ask of memory that they read: nearly all of them one of these. Which, the first write tells."""
+
+_PAGE_NBYTES = 4096
+"""A multiple of what any device asks of places in the file."""
 
 _SMALL_NBYTES = 64 << 10
 
@@ -92,6 +102,7 @@ class PastCache:
         for _ in range(BUFFERS):
             self._free.put(mmap.mmap(-1, BUFFER_NBYTES))  # begins at a page, as O_DIRECT wants it
         self._buffer, self._filled = self._free.get(), 0
+        self._alignments = list(MEMORY_ALIGNMENTS)
         self._threads: list[threading.Thread] = []
         for _ in range(THREADS):
             thread = threading.Thread(target=self._work, name="milepost-writer", daemon=True)
@@ -102,7 +113,9 @@ class PastCache:
             self._threads.append(thread)
 
     def write(self, content: memoryview) -> None:
-        """Copy the content into buffers; each that is full goes to the device."""
+        """Hand what can stay where it lies to the device; copy the rest into buffers, each of which goes when full."""
+        while len(content) >= IN_PLACE_NBYTES and self._lies_right(content):
+            content = self._write_in_place(content)
         while content:
             nbytes = min(len(content), BUFFER_NBYTES - self._filled)
             _copy(self._buffer, self._filled, content[:nbytes])
@@ -127,6 +140,30 @@ class PastCache:
             self._full.put(None)
         for thread in threads:
             thread.join()
+
+    def _lies_right(self, content: memoryview) -> bool:
+        """Whether the device may take the content from its memory, once it has come to the next page of the file."""
+        if not self._alignments:
+            return False
+        return (_address(content) - self._nbytes - self._filled) % self._alignments[0] == 0
+
+    def _write_in_place(self, content: memoryview) -> memoryview:
+        """Write the buffer, filled up to a page, and the whole pages behind it; return what is left of the content."""
+        self._raise()
+        edge = -self._filled % _PAGE_NBYTES
+        whole = (len(content) - edge) // _PAGE_NBYTES * _PAGE_NBYTES
+        _copy(self._buffer, self._filled, content[:edge])
+        pieces = [memoryview(self._buffer)[: self._filled + edge], content[edge : edge + whole]]
+        try:
+            _write_all_at(self._descriptor, pieces, self._nbytes)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EFAULT):
+                raise
+            del self._alignments[0]  # nothing was written: it is copied, or lies right for the next
+            return content
+        self._nbytes += self._filled + edge + whole
+        self._filled = 0
+        return content[edge + whole :]
 
     def _hand_over(self) -> None:
         if self._threads:
@@ -173,6 +210,21 @@ def _write_at(descriptor: int, content: memoryview, offset: int) -> None:
     while content:
         done = os.pwrite(descriptor, content, offset)
         content, offset = content[done:], offset + done
+
+
+def _write_all_at(descriptor: int, pieces: list[memoryview], offset: int) -> None:
+    while pieces := [piece for piece in pieces if piece]:
+        done = os.pwritev(descriptor, pieces, offset)
+        offset += done
+        for place, piece in enumerate(pieces):
+            pieces[place] = piece[done:]
+            done = max(0, done - len(piece))
+
+
+def _address(content: memoryview) -> int:
+    import numpy as np
+
+    return int(np.frombuffer(content, np.uint8).__array_interface__["data"][0])
 
 
 def _copy(buffer: mmap.mmap, offset: int, content: memoryview) -> None:
