@@ -229,7 +229,8 @@ class Saver:
     ) -> _Flight:
         self._buffers.limit_nbytes = self._buffers.nbytes + available_nbytes() // 2
         is_lazy = self._mode == "lazy"
-        changed = {id(tensor) for optimizer in self._optimizers for tensor in changed_by_step(optimizer)}
+        optimizers = self._optimizers if is_lazy else ()
+        changed = {id(tensor) for optimizer in optimizers for tensor in changed_by_step(optimizer)}
 
         def stays_live(entry: str, tensor: torch.Tensor) -> bool:
             return not is_lazy or (id(tensor) in changed and entry not in self._always_copied)

@@ -9,6 +9,7 @@ import signal
 import time
 import warnings
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -54,9 +55,17 @@ class Watched:
         states = [torch.get_rng_state().numpy().tobytes(), repr(np.random.get_state()).encode()]
         return [*(tensor.numpy().tobytes() for tensor in tensors), *states, repr(random.getstate()).encode()]
 
+    def descriptors(self) -> list[str]:
+        """The files of the folder that this process has open, once for each descriptor."""
+        links = []
+        for descriptor in os.listdir("/proc/self/fd"):
+            with suppress(FileNotFoundError):  # the one that lists them
+                links.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        return [link for link in links if link.startswith(str(self.training.folder))]
+
     def try_to_save(self, calls: SystemCalls) -> SaveError | None:
         """Save through a fault, and return the error, if there was one; the state must be as it was."""
-        state, descriptors = self.state(), os.listdir("/proc/self/fd")
+        state, descriptors = self.state(), self.descriptors()
         try:
             with calls, warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # of expired ones that could not be removed
@@ -65,7 +74,7 @@ class Watched:
             return error
         finally:
             assert self.state() == state
-            assert len(os.listdir("/proc/self/fd")) <= len(descriptors), "a descriptor is left open"
+            assert len(self.descriptors()) <= len(descriptors), "a descriptor is left open"
         return None
 
 

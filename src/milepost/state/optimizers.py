@@ -77,13 +77,11 @@ def changed_by_step(optimizer: Optimizer) -> Iterator[torch.Tensor]:
 
 
 def _tensors(value: object) -> Iterator[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _tensors(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
+    items = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    for item in items:
+        if isinstance(item, torch.Tensor):
+            yield item
+        else:
             yield from _tensors(item)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -57,11 +57,11 @@ def content_of(tensor: torch.Tensor) -> memoryview:
 
 def bytes_of(tensor: torch.Tensor) -> memoryview:
     """A flat, writable view of a contiguous CPU tensor's memory."""
-    flat = tensor if tensor.ndim == 1 else tensor.reshape(-1)
-    if flat.stride(0) != 1:  # of one element, which is contiguous whatever its stride
-        flat = flat.as_strided((flat.numel(),), (1,))
-    content: npt.NDArray[np.uint8] = flat.view(torch.uint8).numpy()
-    return memoryview(content)  # type: ignore[arg-type]  # NumPy's stubs for Python 3.11 do not say that it is a buffer
+    if tensor.ndim == 0 or tensor.stride(-1) != 1 or tensor.numel() == 0:  # contiguous whatever such strides are
+        tensor = tensor.as_strided((tensor.numel(),), (1,))
+    content: npt.NDArray[np.uint8] = tensor.view(torch.uint8).numpy()
+    view = memoryview(content)  # type: ignore[arg-type]  # NumPy's stubs for Python 3.11 do not say that it is a buffer
+    return view if view.ndim == 1 else view.cast("B")
 
 
 def fills_from(place: torch.Tensor, dtype: str) -> bool:
@@ -81,13 +81,27 @@ def over(where: str, spec: ArraySpec, content: bytearray | memoryview) -> torch.
     return torch.frombuffer(content, dtype=_dtype(where, spec)).reshape(spec.shape)
 
 
-def empty(where: str, spec: ArraySpec, device: str = "cpu") -> torch.Tensor:
+def empty(where: str, spec: ArraySpec) -> torch.Tensor:
     """A new tensor of the spec's dtype and shape, not initialised.
 
     Raises:
         NotACheckpointError: This version of torch has no such dtype.
     """
-    return torch.empty(spec.shape, dtype=_dtype(where, spec), device=device)
+    return torch.empty(spec.shape, dtype=_dtype(where, spec), device="cpu")
+
+
+def without_data(where: str, spec: ArraySpec) -> torch.Tensor:
+    """A tensor to be looked at, of the spec's dtype and shape, on the meta device; one for all of the same.
+
+    Raises:
+        NotACheckpointError: This version of torch has no such dtype.
+    """
+    return _without_data(spec.shape, _dtype(where, spec))
+
+
+@lru_cache(maxsize=1024)  # a model has many tensors of one shape
+def _without_data(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
 
 
 def _dtype(where: str, spec: ArraySpec) -> torch.dtype:
