@@ -20,7 +20,7 @@ from milepost.format.dtypes import DTYPES
 from milepost.format.spec import Entry
 from milepost.state import modules, optimizers
 from milepost.state.report import LoadReport, fold
-from milepost.state.tensors import as_value, bytes_of, empty, fills_from, over, without_data
+from milepost.state.tensors import as_value, bytes_of, empty, fills_from, over
 from milepost.state.values import unpack
 
 _SMALL_NBYTES = 16 << 10
@@ -208,7 +208,7 @@ class Parameters(MutableMapping[str, "torch.Tensor | str"]):
         if key in self._values:
             return as_value(name, self._values[key])
         spec = self._entry(key).spec
-        return "" if spec.dtype == "str" else without_data(self.where, spec)
+        return "" if spec.dtype == "str" else empty(self.where, spec, "meta")
 
     def check(self, names: Iterable[str]) -> None:
         """Check the contents of names; memory grows with none of them but truth values."""

@@ -56,12 +56,12 @@ class Watched:
         return [*(tensor.numpy().tobytes() for tensor in tensors), *states, repr(random.getstate()).encode()]
 
     def descriptors(self) -> list[str]:
-        """The files of the folder that this process has open, once for each descriptor."""
+        """The files and folders of the test that this process has open, once for each descriptor."""
         links = []
         for descriptor in os.listdir("/proc/self/fd"):
             with suppress(FileNotFoundError):  # the one that lists them
                 links.append(os.readlink(f"/proc/self/fd/{descriptor}"))
-        return [link for link in links if link.startswith(str(self.training.folder))]
+        return [link for link in links if link.startswith(str(self.training.folder.parent))]
 
     def try_to_save(self, calls: SystemCalls) -> SaveError | None:
         """Save through a fault, and return the error, if there was one; the state must be as it was."""

@@ -41,7 +41,7 @@ def test_every_content_starts_at_a_multiple_of_64(array, write, read, slice_nbyt
 @pytest.mark.parametrize("slice_nbytes", [4096, 5000, 1 << 20])
 def test_large_contents_start_64_bytes_behind_a_multiple_of_512(array, write, read, monkeypatch, slice_nbytes):
     """As they lie in memory, so that a disk can take them from there; a slice that is large by itself does too."""
-    monkeypatch.setattr(schema, "LARGE_NBYTES", 4096)
+    monkeypatch.setattr(schema, "PLACED_NBYTES", 4096)
     arrays = [array("n" * nbytes, "uint8", [nbytes], bytes(nbytes)) for nbytes in range(4000, 4300, 7)]
     arrays.append(array("many slices", "uint8", [70_000], bytes(70_000)))
     content = write(arrays, slice_nbytes=slice_nbytes)

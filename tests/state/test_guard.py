@@ -219,6 +219,18 @@ def test_nothing_is_published_before_the_training_comes_by():
     assert not writer.is_alive()
 
 
+@pytest.mark.parametrize("nbytes", [1 << 20, (1 << 20) + 5, 3 << 20])
+def test_a_large_buffer_lies_as_in_the_file(nbytes):
+    """So that a disk can take it without another copy; and it is as large as it was asked to be."""
+    buffers = HostBuffers()
+    buffers.limit_nbytes = 2**40
+    taken = [buffers.take(nbytes) for _ in range(5)]
+    assert {buffer.data_ptr() % 512 for buffer in taken} == {64}
+    assert {buffer.numel() for buffer in taken} == {nbytes}
+    buffers.give(taken[0])
+    assert buffers.take(nbytes) is taken[0]
+
+
 def test_a_tear_that_is_found_by_the_training_keeps_it_waiting_for_nothing():
     """The snapshot is given up, so that nobody has to copy or write what is left of it."""
     tensors = {name: torch.zeros(3) for name in "ab"}

@@ -226,10 +226,10 @@ def _value_head(spec: ArraySpec, offset: int, length: int) -> bytes:
     # MindSpore writes a text's dims as [0] and a scalar's not at all.
     tag = bytes_field(schema.VALUE_TAG, spec.name.encode())
     dims = (0,) if spec.dtype == "str" else spec.shape
-    is_large = length >= schema.LARGE_NBYTES
-    alignment, place = (schema.LARGE_ALIGNMENT, schema.LARGE_PLACE) if is_large else (schema.ALIGNMENT, 0)
-    room = (place - offset) % alignment
-    value_head, behind, nbytes = _frame(len(tag), spec.dtype, dims, length, room, alignment)
+    is_placed = length >= schema.PLACED_NBYTES
+    modulus, remainder = (schema.PLACED_MODULUS, schema.PLACED_REMAINDER) if is_placed else (schema.ALIGNMENT, 0)
+    room = (remainder - offset) % modulus
+    value_head, behind, nbytes = _frame(len(tag), spec.dtype, dims, length, room, modulus)
     if nbytes >= FIELD_LIMIT:
         raise _unusable(spec.name[:40], f"a record of {nbytes} bytes", f"less than {FIELD_LIMIT}")
     return b"".join([value_head, tag, behind])
@@ -237,11 +237,11 @@ def _value_head(spec: ArraySpec, offset: int, length: int) -> bytes:
 
 @lru_cache(maxsize=4096)  # a model has many tensors of one shape
 def _frame(
-    tag_nbytes: int, dtype: str, dims: tuple[int, ...], length: int, room: int, alignment: int
+    tag_nbytes: int, dtype: str, dims: tuple[int, ...], length: int, room: int, modulus: int
 ) -> tuple[bytes, bytes, int]:
     """What stands before and behind a Value's tag, up to its content, and the length of the Value.
 
-    All before the content fills `room` up, or that and a multiple of `alignment`.
+    All before the content fills `room` up, or that and a multiple of `modulus`.
     """
     dims_fields = [varint_field(schema.TENSOR_DIMS, dim) for dim in dims]
     front = b"".join(dims_fields) + bytes_field(schema.TENSOR_TYPE, DTYPES[dtype].ckpt.encode())
@@ -253,7 +253,7 @@ def _frame(
         tensor_head = bytes_head(schema.VALUE_TENSOR, tensor_nbytes)
         value_nbytes = tag_nbytes + len(tensor_head) + tensor_nbytes
         value_head = bytes_head(schema.CHECKPOINT_VALUE, value_nbytes)
-        missing = (room - len(value_head) - value_nbytes + length) % alignment
+        missing = (room - len(value_head) - value_nbytes + length) % modulus
         if not missing:
             return value_head, b"".join([tensor_head, front, padding_head, bytes(padding), content_head]), value_nbytes
         padding += missing

@@ -25,9 +25,10 @@ PROFILE = 1
 ALIGNMENT = 64
 """Every content starts at a multiple of this: the length of a cache line, and what vector units ask for."""
 
-LARGE_NBYTES, LARGE_ALIGNMENT, LARGE_PLACE = 1 << 20, 512, 64
-"""A content of 1 MiB and more starts 64 bytes behind a multiple of 512. Memory of that size nearly always does, behind
-what the allocator notes there; and what lies alike in memory and file can go to a disk without a copy."""
+PLACED_NBYTES, PLACED_MODULUS, PLACED_REMAINDER = 1 << 20, 512, 64
+"""A content of 1 MiB and more starts 64 bytes behind a multiple of 512. So does memory of that size for which the
+allocator has mapped pages, behind its own notes; and what lies alike in memory and file can go to a disk without a
+copy. A tensor in memory that was used before lies anywhere; to follow that would give one state many files."""
 
 SLICE_NBYTES = 512 << 20
 """A longer content is cut, as MindSpore cuts it, so that no message comes near protobuf's 2 GiB."""

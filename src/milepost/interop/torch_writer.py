@@ -24,7 +24,7 @@ from milepost.format.companion import Companion, Fact
 from milepost.format.dtypes import DTYPES
 from milepost.format.spec import ArraySpec
 from milepost.interop.torch_files import COMPANION, TREE
-from milepost.state.tensors import empty, without_data
+from milepost.state.tensors import empty
 from milepost.state.values import unpack
 from milepost.storage.base import NewFile
 from milepost.storage.local import LocalStorage, save_error
@@ -118,7 +118,7 @@ def _value(file: OpenFile, spec: ArraySpec, value: memoryview | str | int, memor
         return empty(file.where, spec)
     content = memory[value : value + spec.nbytes] if isinstance(value, int) else value
     flat = torch.frombuffer(content, dtype=torch.uint8)
-    return flat.view(without_data(file.where, spec).dtype).reshape(spec.shape)
+    return flat.view(empty(file.where, spec, "meta").dtype).reshape(spec.shape)
 
 
 def _tree(file: OpenFile, values: Mapping[str, tuple[Fact, torch.Tensor | str]]) -> Any:

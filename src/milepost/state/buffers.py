@@ -10,7 +10,7 @@ from typing import Protocol
 
 import torch
 
-from milepost.format.schema import LARGE_ALIGNMENT, LARGE_NBYTES, LARGE_PLACE
+from milepost.format.schema import PLACED_MODULUS, PLACED_NBYTES, PLACED_REMAINDER
 
 
 class HostBuffers:
@@ -70,10 +70,13 @@ class HostBuffers:
 
 
 def _new(nbytes: int, *, is_pinned: bool) -> torch.Tensor:
-    """A buffer that lies as large contents do in a file, so that a disk can take it without another copy."""
-    room = nbytes + LARGE_ALIGNMENT if nbytes >= LARGE_NBYTES else nbytes
-    buffer = torch.empty(room, dtype=torch.uint8, device="cpu", pin_memory=is_pinned)
-    begin = (LARGE_PLACE - buffer.data_ptr()) % LARGE_ALIGNMENT if room > nbytes else 0
+    """A buffer that lies as large contents do in a file, so that a disk can take it without another copy.
+
+    Not so a pinned one: torch makes a power of two of its size, which a few bytes more would double.
+    """
+    room = PLACED_MODULUS if nbytes >= PLACED_NBYTES and not is_pinned else 0
+    buffer = torch.empty(nbytes + room, dtype=torch.uint8, device="cpu", pin_memory=is_pinned)
+    begin = (PLACED_REMAINDER - buffer.data_ptr()) % PLACED_MODULUS if room else 0
     return buffer[begin : begin + nbytes]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -81,27 +81,13 @@ def over(where: str, spec: ArraySpec, content: bytearray | memoryview) -> torch.
     return torch.frombuffer(content, dtype=_dtype(where, spec)).reshape(spec.shape)
 
 
-def empty(where: str, spec: ArraySpec) -> torch.Tensor:
+def empty(where: str, spec: ArraySpec, device: str = "cpu") -> torch.Tensor:
     """A new tensor of the spec's dtype and shape, not initialised.
 
     Raises:
         NotACheckpointError: This version of torch has no such dtype.
     """
-    return torch.empty(spec.shape, dtype=_dtype(where, spec), device="cpu")
-
-
-def without_data(where: str, spec: ArraySpec) -> torch.Tensor:
-    """A tensor to be looked at, of the spec's dtype and shape, on the meta device; one for all of the same.
-
-    Raises:
-        NotACheckpointError: This version of torch has no such dtype.
-    """
-    return _without_data(spec.shape, _dtype(where, spec))
-
-
-@lru_cache(maxsize=1024)  # a model has many tensors of one shape
-def _without_data(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    return torch.empty(shape, dtype=dtype, device="meta")
+    return torch.empty(spec.shape, dtype=_dtype(where, spec), device=device)
 
 
 def _dtype(where: str, spec: ArraySpec) -> torch.dtype:

@@ -32,7 +32,7 @@ IN_PLACE_NBYTES = 256 << 10
 """To copy less costs less than a write of its own; some pages at least."""
 
 MEMORY_ALIGNMENTS = (4, 512)
-"""What devices ask of memory that they read: nearly all of them one of these. Which, the first write tells."""
+"""What devices ask of memory that they read, nearly all of them one of these; the first is tried until it is refused."""
 
 _PAGE_NBYTES = 4096
 """A multiple of what any device asks of places in the file."""
@@ -159,7 +159,7 @@ class PastCache:
         except OSError as error:
             if error.errno not in (errno.EINVAL, errno.EFAULT):
                 raise
-            del self._alignments[0]  # nothing was written: it is copied, or lies right for the next
+            del self._alignments[0]  # nothing of it counts as written: it is copied, or lies right for the next
             return content
         self._nbytes += self._filled + edge + whole
         self._filled = 0
