@@ -218,6 +218,9 @@ class Guard:
             for slot in self._slots:
                 self._wait_for_copy(slot)
                 self._free(slot)
+            # Here, and not where the training would have to take hundreds of objects apart.
+            self._slots.clear()
+            self._live = [slot for slot in self._live if slot.reference is not None]
             self._changed.notify_all()
 
     def _content(self, slot: Slot) -> memoryview:
