@@ -51,6 +51,25 @@ def test_large_contents_start_64_bytes_behind_a_multiple_of_512(array, write, re
     assert sum(extent.length >= 4096 for extent in extents) > 10
 
 
+@pytest.mark.parametrize("slice_nbytes", [5000, 1 << 20])
+def test_a_file_whose_large_contents_start_at_any_multiple_of_64_is_whole(
+    array, write, read, source_of, monkeypatch, slice_nbytes
+):
+    """The first writers of the profile placed none; every byte of such a file is checked all the same."""
+    arrays = [array(f"w{nbytes}", "uint8", [nbytes], bytes(nbytes)) for nbytes in (4096, 9000, 20_000)]
+    content = write(arrays, slice_nbytes=slice_nbytes)
+    monkeypatch.setattr(schema, "PLACED_NBYTES", 4096)
+    assert write(arrays, slice_nbytes=slice_nbytes) != content, "a writer of today places them"
+    index = read(content)
+    ckpt.verify_framing(source_of(content), index, "w.ckpt")
+    padding = next(iter(index.entries.values())).extents[0].offset - 10
+    for place in (padding, padding - 1):
+        changed = bytearray(content)
+        changed[place] ^= 1
+        with pytest.raises(MilepostError):
+            ckpt.verify_framing(source_of(bytes(changed)), index, "w.ckpt")
+
+
 def test_slices_are_cut_between_elements(array, write, read):
     """Readers that join nothing but whole elements exist."""
     entry = read(write([array("w", "complex128", [5], bytes(80))], slice_nbytes=40)).entries["w"]

@@ -200,7 +200,8 @@ def needs_direct_writes(folder: Path) -> None:
     with open(folder / "probe", "wb") as probe:
         try:
             streams.bypass(probe.fileno(), is_on=True)
-        except OSError:  # tmpfs before Linux 6.6, and some others
+        except OSError:
+            # tmpfs before Linux 6.6, and some others; what is written there is tested by all tests around.
             pytest.skip("this file system has no direct writes")
     (folder / "probe").unlink()
 

@@ -221,12 +221,15 @@ def _lay_out(array: Array, offset: int, slice_nbytes: int) -> _Part:
     return _Part(array, content, tuple(heads), tuple(extents), nbytes)
 
 
-def _value_head(spec: ArraySpec, offset: int, length: int) -> bytes:
-    """What stands at `offset`, before `length` bytes of content: a Value up to there, padded to the alignment."""
+def _value_head(spec: ArraySpec, offset: int, length: int, *, may_be_placed: bool = True) -> bytes:
+    """What stands at `offset`, before `length` bytes of content: a Value up to there, padded to the alignment.
+
+    The first writers of the profile placed no content.
+    """
     # MindSpore writes a text's dims as [0] and a scalar's not at all.
     tag = bytes_field(schema.VALUE_TAG, spec.name.encode())
     dims = (0,) if spec.dtype == "str" else spec.shape
-    is_placed = length >= schema.PLACED_NBYTES
+    is_placed = may_be_placed and length >= schema.PLACED_NBYTES
     modulus, remainder = (schema.PLACED_MODULUS, schema.PLACED_REMAINDER) if is_placed else (schema.ALIGNMENT, 0)
     room = (remainder - offset) % modulus
     value_head, behind, nbytes = _frame(len(tag), spec.dtype, dims, length, room, modulus)
@@ -424,6 +427,8 @@ def verify_framing(source: Source, index: Index, where: str) -> None:
         for extent in entry.extents:
             try:
                 head = _value_head(entry.spec, offset, extent.length)
+                if len(head) != extent.offset - offset:
+                    head = _value_head(entry.spec, offset, extent.length, may_be_placed=False)
             except SettingError as error:
                 raise damaged(where, offset, error.found, error.expected) from error
             _expect(source, where, head, offset, extent.offset)

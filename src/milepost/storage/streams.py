@@ -32,7 +32,7 @@ IN_PLACE_NBYTES = 256 << 10
 """To copy less costs less than a write of its own; some pages at least."""
 
 MEMORY_ALIGNMENTS = (4, 512)
-"""What devices ask of memory that they read: nearly always one of these. The first is tried until it is refused."""
+"""What devices may ask of memory that they read. The first is tried until it is refused, then the next."""
 
 _PAGE_NBYTES = 4096
 """A multiple of what any device asks of places in the file."""
