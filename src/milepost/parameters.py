@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from types import TracebackType
 from typing import Any, NoReturn
@@ -20,7 +20,7 @@ from milepost.format.dtypes import DTYPES
 from milepost.format.spec import Entry
 from milepost.state import modules, optimizers
 from milepost.state.report import LoadReport, fold
-from milepost.state.tensors import as_value, bytes_of, empty, fills_from, over
+from milepost.state.tensors import as_value, bytes_of, empty, fills_from, on_this_stream, over
 from milepost.state.values import unpack
 
 _SMALL_NBYTES = 16 << 10
@@ -244,10 +244,10 @@ class Parameters(MutableMapping[str, "torch.Tensor | str"]):
             self._reader.read_into(zip([self._stored_names.get(key, key) for key in keys], buffers, strict=True))
         finally:
             _count_writes(place for _, place in direct)
-        parallel.run([(place.nbytes, partial(self._copy, name, place)) for name, place in others])
+        parallel.run([(place.nbytes, partial(self._copy, name, place, on_this_stream(place))) for name, place in others])
 
-    def _copy(self, name: str, place: torch.Tensor) -> None:
-        with torch.no_grad():  # what the thread that began it has set is its own
+    def _copy(self, name: str, place: torch.Tensor, on_stream: Callable[[], AbstractContextManager[object]]) -> None:
+        with torch.no_grad(), on_stream():  # what the thread that began it has set is its own
             place.copy_(self.peek(name))
 
     def __getitem__(self, name: str) -> torch.Tensor | str:

@@ -23,7 +23,8 @@ def capture(loader: object = None) -> dict[str, Any]:
         "python": [version, torch.tensor(internal, dtype=torch.int64, device="cpu"), gauss],
         "numpy": np.random.get_state(legacy=False),
         "torch": torch.get_rng_state(),
-        "cuda": list(torch.cuda.get_rng_state_all()) if torch.cuda.is_available() else [],
+        # Where nothing has used CUDA yet nothing was drawn, and to ask would take memory of every GPU.
+        "cuda": list(torch.cuda.get_rng_state_all()) if torch.cuda.is_initialized() else [],  # type: ignore[no-untyped-call]
         "loader": [generator.get_state() for generator in _generators(loader)],
     }
 

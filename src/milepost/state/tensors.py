@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -70,6 +72,13 @@ def fills_from(place: torch.Tensor, dtype: str) -> bool:
         return False
     is_plain = place.layout == torch.strided and not place.is_conj() and not place.is_neg()
     return is_plain and place.is_cpu and place.is_contiguous()
+
+
+def on_this_stream(place: torch.Tensor) -> Callable[[], AbstractContextManager[object]]:
+    """What lets another thread write to the tensor in its turn: on the CUDA stream that this one gives its work to."""
+    if not place.is_cuda:
+        return nullcontext
+    return partial(torch.cuda.stream, torch.cuda.current_stream(place.device))
 
 
 def over(where: str, spec: ArraySpec, content: bytearray | memoryview) -> torch.Tensor:
