@@ -6,10 +6,10 @@ MINDSPORE := .venv-mindspore
 GE := .venv-ge
 BIN := $(VENV)/bin
 # A file's tests stay together, because they share what is slow to make. Threads of several processes would wait for each
-# other with the processors that they need.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+# other with the processors that they need. What a test expects to be on the CPU is there, also where a GPU is.
+PYTEST := CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
-.PHONY: demo test test-slow torture bench lint clean
+.PHONY: demo test test-slow test-cuda torture bench lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py
@@ -20,6 +20,10 @@ test: $(VENV)/.installed
 # The judges that take longer: MindSpore itself, killed trainings, the demo, large models.
 test-slow: $(VENV)/.installed $(MINDSPORE)/.installed $(GE)/.installed
 	$(PYTEST) -m slow
+
+# On a machine with an NVIDIA GPU; everywhere else they are skipped.
+test-cuda: $(VENV)/.installed
+	$(BIN)/python -m pytest tests/cuda
 
 # Kills, faults, power cuts, mutants, far more of each than the tests try; prints what docs/guarantees.md states.
 torture: $(VENV)/.installed

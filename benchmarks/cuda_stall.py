@@ -83,7 +83,7 @@ def measure(folder: Path, gigabytes: float, rounds: int, steps: int = 20) -> Non
     width = 8192
     training = Training(folder, "lazy", width, max(1, round(gigabytes * 1e9 / 12 / width**2)))
     taken: dict[bool, list[float]] = {False: [], True: []}
-    blocked = []
+    blocked, first = [], 0.0
     for number in range(rounds + 1):
         for is_saved in (False, True):
             torch.cuda.synchronize()
@@ -98,14 +98,18 @@ def measure(folder: Path, gigabytes: float, rounds: int, steps: int = 20) -> Non
             torch.cuda.synchronize()
             seconds = time.perf_counter() - began
             training.manager.wait()
-            if number:  # the first takes the pinned memory
+            if number:
                 taken[is_saved].append(seconds)
                 blocked += [returned - called] * is_saved
+            elif is_saved:  # it takes the pinned memory
+                first = returned - called
     step = statistics.median(taken[False]) / steps
     lost = statistics.median(a - b for a, b in zip(taken[True], taken[False], strict=True))
     print(f"{torch.cuda.get_device_name()}, {gigabytes} GB, steps of {1e3 * step:.1f} ms: a lazy save costs")
     print(f"{100 * lost / step:.1f} % of a step (at most {100 * LIMIT:g} %), {1e3 * lost:.1f} ms;")
-    print(f"the call blocks for {1e3 * statistics.median(blocked):.1f} ms; {training.manager.stats}")
+    print(f"the call blocks for {1e3 * statistics.median(blocked):.1f} ms, the first for {1e3 * first:.0f} ms;")
+    written = training.manager.stats.total.background_seconds / training.manager.stats.saved
+    print(f"beside the training a save goes on for {written:.1f} s")
     training.manager.close()
 
 

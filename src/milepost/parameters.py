@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
-from contextlib import AbstractContextManager, contextmanager
-from functools import partial
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, NoReturn
 
@@ -244,11 +243,17 @@ class Parameters(MutableMapping[str, "torch.Tensor | str"]):
             self._reader.read_into(zip([self._stored_names.get(key, key) for key in keys], buffers, strict=True))
         finally:
             _count_writes(place for _, place in direct)
-        parallel.run([(place.nbytes, partial(self._copy, name, place, on_this_stream(place))) for name, place in others])
+        parallel.run([(place.nbytes, self._copying(name, place)) for name, place in others])
 
-    def _copy(self, name: str, place: torch.Tensor, on_stream: Callable[[], AbstractContextManager[object]]) -> None:
-        with torch.no_grad(), on_stream():  # what the thread that began it has set is its own
-            place.copy_(self.peek(name))
+    def _copying(self, name: str, place: torch.Tensor) -> Callable[[], None]:
+        """A job for any thread; what this one has set, gradients and streams, is not that one's."""
+        on_stream = on_this_stream(place)
+
+        def copy_one() -> None:
+            with torch.no_grad(), on_stream():
+                place.copy_(self.peek(name))
+
+        return copy_one
 
     def __getitem__(self, name: str) -> torch.Tensor | str:
         key = self._keys[name]

@@ -10,7 +10,11 @@ from typing import Protocol
 
 import torch
 
-from milepost.format.schema import PLACED_MODULUS, PLACED_NBYTES, PLACED_REMAINDER
+from milepost.format.schema import ALIGNMENT, PLACED_MODULUS, PLACED_NBYTES, PLACED_REMAINDER
+from milepost.state.pinned import pinned
+
+_PIECE_NBYTES = 4 << 20
+"""Pinned memory is had in pieces of at least this: what many small tensors need has room in a few."""
 
 
 class HostBuffers:
@@ -35,6 +39,7 @@ class HostBuffers:
         self.nbytes = 0
         self.limit_nbytes = 0
         self._free: defaultdict[tuple[int, bool], list[torch.Tensor]] = defaultdict(list)
+        self._piece = torch.empty(0, dtype=torch.uint8, device="cpu")
 
     def take(self, nbytes: int, *, is_pinned: bool = False, is_needed: bool = False) -> torch.Tensor | None:
         """Return a buffer, or None where there is no room for it.
@@ -51,7 +56,7 @@ class HostBuffers:
             if self.nbytes + nbytes > self.limit_nbytes and not is_needed:
                 return None
         try:
-            buffer = _new(nbytes, is_pinned=is_pinned)
+            buffer = self._cut(nbytes) if is_pinned and nbytes < PLACED_NBYTES else _new(nbytes, is_pinned=is_pinned)
         except (RuntimeError, MemoryError):
             if is_needed:
                 raise
@@ -63,6 +68,14 @@ class HostBuffers:
         """Take a buffer back."""
         self._free[buffer.numel(), is_pinned].append(buffer)
 
+    def _cut(self, nbytes: int) -> torch.Tensor:
+        """A part of a larger piece of pinned memory, which is had in pages."""
+        room = -(-nbytes // ALIGNMENT) * ALIGNMENT  # so that what is behind it can hold any dtype
+        if self._piece.numel() < room:
+            self._piece = _new(_PIECE_NBYTES, is_pinned=True)
+        buffer, self._piece = self._piece[:nbytes], self._piece[room:]
+        return buffer
+
     def _let_go(self) -> None:
         """Give up what is of no use: sizes that nobody has asked for again."""
         self.nbytes -= sum(nbytes * len(kept) for (nbytes, _), kept in self._free.items())
@@ -70,12 +83,12 @@ class HostBuffers:
 
 
 def _new(nbytes: int, *, is_pinned: bool) -> torch.Tensor:
-    """A buffer that lies as large contents do in a file, so that a disk can take it without another copy.
-
-    Not so a pinned one: torch makes a power of two of its size, which a few bytes more would double.
-    """
-    room = PLACED_MODULUS if nbytes >= PLACED_NBYTES and not is_pinned else 0
-    buffer = torch.empty(nbytes + room, dtype=torch.uint8, device="cpu", pin_memory=is_pinned)
+    """A buffer that lies as large contents do in a file, so that a disk can take it without another copy."""
+    if is_pinned:
+        with suppress(RuntimeError):  # then any memory will do: the copy waits
+            return pinned(nbytes)
+    room = PLACED_MODULUS if nbytes >= PLACED_NBYTES else 0
+    buffer = torch.empty(nbytes + room, dtype=torch.uint8, device="cpu")
     begin = (PLACED_REMAINDER - buffer.data_ptr()) % PLACED_MODULUS if room else 0
     return buffer[begin : begin + nbytes]
 
