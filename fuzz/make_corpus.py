@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from milepost.checkpoint import store
+from milepost.checkpoint.saving import store
 from milepost.format.ckpt import plan
 from milepost.format.spec import Array, ArraySpec
 from milepost.manager import CheckpointManager, Clock

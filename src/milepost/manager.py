@@ -28,7 +28,8 @@ from milepost.catalog.facts import metrics_to_json
 from milepost.catalog.ledger import Report
 from milepost.catalog.names import BREAKPOINT, CheckpointName, check_prefix, parse
 from milepost.catalog.records import Record
-from milepost.checkpoint import append, open_checkpoint
+from milepost.checkpoint.loading import open_checkpoint
+from milepost.checkpoint.saving import append
 from milepost.config import CheckpointConfig
 from milepost.engine.sealed import SealedStorage
 from milepost.errors import (
