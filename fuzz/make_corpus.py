@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from milepost.checkpoint.saving import store
-from milepost.format.ckpt import plan
+from milepost.format.ckpt_plan import plan
 from milepost.format.spec import Array, ArraySpec
 from milepost.manager import CheckpointManager, Clock
 from milepost.moment import Moment

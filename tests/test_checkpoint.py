@@ -32,7 +32,7 @@ from milepost.errors import (
     SettingTypeError,
     UnsupportedStateError,
 )
-from milepost.format.ckpt import plan
+from milepost.format.ckpt_plan import plan
 from milepost.format.spec import Array, ArraySpec
 from milepost.manager import CheckpointManager
 from milepost.moment import Moment

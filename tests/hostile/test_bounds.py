@@ -9,7 +9,7 @@ import pytest
 
 from milepost.checkpoint.loading import load_checkpoint
 from milepost.errors import DamagedCheckpointError
-from milepost.format.ckpt import plan
+from milepost.format.ckpt_plan import plan
 from milepost.format.collector import paused
 from milepost.format.spec import Array, ArraySpec
 from milepost.format.wire import encode_varint as varint
