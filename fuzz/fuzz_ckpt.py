@@ -30,7 +30,7 @@ import forge
 import torch
 from make_corpus import CORPUS, PREFIX, Net
 
-from milepost.checkpoint import load_param_into_net, open_checkpoint
+from milepost.checkpoint.loading import load_param_into_net, open_checkpoint
 from milepost.errors import MilepostError
 from milepost.manager import CheckpointManager
 from milepost.parameters import Parameters

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from milepost.checkpoint import store
-from milepost.format.ckpt import plan
+from milepost.checkpoint.saving import store
+from milepost.clock import Clock
+from milepost.format.ckpt_plan import plan
 from milepost.format.spec import Array, ArraySpec
-from milepost.manager import CheckpointManager, Clock
+from milepost.manager import CheckpointManager
 from milepost.moment import Moment
 from milepost.state import modules, optimizers
 from milepost.state.snapshot import Snapshot

@@ -16,7 +16,8 @@ import torch
 from torch import nn
 
 from milepost import load_checkpoint, load_param_into_net, save_checkpoint
-from milepost.checkpoint import prepare, store
+from milepost.checkpoint.loading import prepare
+from milepost.checkpoint.saving import store
 from milepost.engine.reader import Reader
 from milepost.engine.writer import write
 from milepost.errors import (
@@ -31,7 +32,7 @@ from milepost.errors import (
     SettingTypeError,
     UnsupportedStateError,
 )
-from milepost.format.ckpt import plan
+from milepost.format.ckpt_plan import plan
 from milepost.format.spec import Array, ArraySpec
 from milepost.manager import CheckpointManager
 from milepost.moment import Moment

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from milepost.checkpoint import load_checkpoint, save_checkpoint
+from milepost.checkpoint.loading import load_checkpoint
+from milepost.checkpoint.saving import save_checkpoint
 from milepost.config import CheckpointConfig
 from milepost.errors import CheckpointNotFoundError, LoadError, SaveError, SettingError, SettingTypeError
 from milepost.manager import CheckpointManager

@@ -11,9 +11,9 @@ from milepost._version import __version__
 
 if TYPE_CHECKING:
     from milepost.averaging import average as average
-    from milepost.checkpoint import load_checkpoint as load_checkpoint
-    from milepost.checkpoint import load_param_into_net as load_param_into_net
-    from milepost.checkpoint import save_checkpoint as save_checkpoint
+    from milepost.checkpoint.loading import load_checkpoint as load_checkpoint
+    from milepost.checkpoint.loading import load_param_into_net as load_param_into_net
+    from milepost.checkpoint.saving import save_checkpoint as save_checkpoint
     from milepost.comparison import compare as compare
     from milepost.config import CheckpointConfig as CheckpointConfig
     from milepost.errors import MilepostError as MilepostError
@@ -54,11 +54,11 @@ ROOMS = {
     "compare": "milepost.comparison",
     "convert": "milepost.interop.convert",
     "export": "milepost.graphs",
-    "load_checkpoint": "milepost.checkpoint",
+    "load_checkpoint": "milepost.checkpoint.loading",
     "load_model": "milepost.graphs",
-    "load_param_into_net": "milepost.checkpoint",
+    "load_param_into_net": "milepost.checkpoint.loading",
     "prune": "milepost.pruning",
-    "save_checkpoint": "milepost.checkpoint",
+    "save_checkpoint": "milepost.checkpoint.saving",
     "verify": "milepost.verification",
 }
 

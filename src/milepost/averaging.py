@@ -18,7 +18,7 @@ from milepost._version import __version__
 from milepost.engine.open_file import OpenFile
 from milepost.engine.writer import write
 from milepost.errors import MismatchError, SettingError
-from milepost.format.ckpt import plan
+from milepost.format.ckpt_plan import plan
 from milepost.format.dialect import DIALECT
 from milepost.format.spec import Array, ArraySpec, Entry
 from milepost.storage.local import LocalStorage

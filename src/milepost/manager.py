@@ -12,8 +12,8 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,12 +23,13 @@ from torch import nn
 from torch.optim import Optimizer
 
 from milepost import origin
-from milepost.catalog import ledger, records
-from milepost.catalog.facts import metrics_to_json
+from milepost.catalog import records
 from milepost.catalog.ledger import Report
 from milepost.catalog.names import BREAKPOINT, CheckpointName, check_prefix, parse
 from milepost.catalog.records import Record
-from milepost.checkpoint import append, open_checkpoint
+from milepost.checkpoint.loading import open_checkpoint
+from milepost.checkpoint.saving import append
+from milepost.clock import Clock
 from milepost.config import CheckpointConfig
 from milepost.engine.sealed import SealedStorage
 from milepost.errors import (
@@ -43,57 +44,19 @@ from milepost.errors import (
 )
 from milepost.format.collector import paused
 from milepost.graphs.meta import graph_meta
-from milepost.moment import EPOCH_START, LOADER, RANDOM, Moment, Resumed
+from milepost.moment import Moment, Resumed, detached, floats
 from milepost.parameters import Parameters
+from milepost.paths import check_directory, check_which
 from milepost.policy.save import Progress
 from milepost.progress import TrainingProgress, keeps_state
-from milepost.run import Refusals, Run, tell
+from milepost.run import Refusals, Run, Saved, tell
 from milepost.saver import Saver, SaveStats
 from milepost.signals import SignalWatch
-from milepost.state import random
 from milepost.state.report import LoadReport
 from milepost.state.snapshot import Snapshot
 from milepost.storage.base import Stat
 from milepost.storage.local import LocalStorage
 from milepost.training_state import TrainingState, apply
-
-
-class Clock:
-    """The time, as the manager asks for it; tests give another one."""
-
-    def now_seconds(self) -> float:
-        """Seconds from an arbitrary start, never going back."""
-        return time.monotonic()
-
-    def unix_seconds(self) -> float:
-        """Seconds since 1970."""
-        return time.time()
-
-
-@dataclass(frozen=True)
-class Saved:
-    """A checkpoint that is kept; it can be given wherever a path can.
-
-    Args:
-        path: The file.
-        epoch: The epoch it was saved in, from 1.
-        step: The step within that epoch.
-        global_step: Steps of all epochs, or None in a file of another program.
-        created: When it was saved, in Unix seconds.
-        nbytes: The file's size in bytes.
-        metrics: What was measured at that moment.
-    """
-
-    path: Path
-    epoch: int
-    step: int
-    global_step: int | None
-    created: float
-    nbytes: int
-    metrics: Mapping[str, float]
-
-    def __fspath__(self) -> str:
-        return os.fspath(self.path)
 
 
 class CheckpointManager:
@@ -176,8 +139,7 @@ class CheckpointManager:
 
     def latest(self) -> Path | None:
         """The newest checkpoint of this run, or None before the first."""
-        own = self._records()
-        return self._path(own[-1]) if own else None
+        return None if self._run is None else self._run.latest()
 
     def best(self) -> Path | None:
         """The best checkpoint of this run by `CheckpointConfig.monitor`, or None before the first that was measured.
@@ -196,13 +158,7 @@ class CheckpointManager:
 
     def all(self) -> list[Saved]:
         """The checkpoints of this run that are kept, oldest first."""
-        return [
-            Saved(
-                self._path(record), record.name.epoch, record.name.step, record.global_step, record.created,
-                record.nbytes, record.metrics,
-            )
-            for record in self._records()
-        ]  # fmt: skip
+        return [] if self._run is None else self._run.all()
 
     @property
     def stats(self) -> SaveStats:
@@ -260,8 +216,10 @@ class CheckpointManager:
         """
         self.close()
         if which not in ("auto", "must"):
-            path = _checkpoint_path(which)
-            is_newest = path.parent.resolve() == self._storage.directory.resolve() and self._is_newest(path.name)
+            path = check_which(which)
+            is_newest = path.parent.resolve() == self._storage.directory.resolve() and records.is_newest(
+                self._storage, self._prefix, path.name
+            )
             with open_checkpoint(self._folder(path.parent), path.name) as parameters:
                 return self._go_on(parameters, path.name if is_newest else None, steps_per_epoch, strict)
         passed_over: list[MilepostError] = []
@@ -309,7 +267,7 @@ class CheckpointManager:
             CheckpointNotFoundError: No such file.
             LoadError: It does not fit; nothing has changed.
         """
-        path = _checkpoint_path(which)
+        path = check_which(which)
         self._saver.wait()  # what is being saved must not be changed
         with open_checkpoint(self._folder(path.parent), path.name) as parameters:
             loads = self._state.prepare(parameters, strict=strict)
@@ -335,7 +293,7 @@ class CheckpointManager:
         """
         if moment is None:
             self.progress.count_step()
-            moment = self.progress.moment(_detached(metrics))
+            moment = self.progress.moment(detached(metrics))
         self._last_moment = moment
         if self.interrupted_by is not None:
             self.save_breakpoint()
@@ -346,11 +304,11 @@ class CheckpointManager:
 
     def step_with_inputs(self, inputs: tuple[torch.Tensor, ...], **metrics: Any) -> None:
         """As `step`, with the network's inputs as an example for its graph."""
-        self.step(self.progress.moment(_detached(metrics), inputs))
+        self.step(self.progress.moment(detached(metrics), inputs))
 
     def save_interrupted(self, **metrics: Any) -> None:
         """Save the step that was done when a signal came, as a breakpoint."""
-        self._last_moment = self.progress.moment(_detached(metrics))
+        self._last_moment = self.progress.moment(detached(metrics))
         self.save_breakpoint()
 
     def report(self, **metrics: Any) -> None:
@@ -363,7 +321,7 @@ class CheckpointManager:
             metrics: Numbers or tensors with one element, e.g. ``accuracy=0.97``.
         """
         moment = self._last_moment or self.progress.moment({})
-        values = _figures(metrics)
+        values = floats(metrics)
         report = Report(moment.epoch, moment.step, moment.global_step, self._clock.unix_seconds(), values)
         self.progress.history.append(report)
         if self._last_moment is not None:
@@ -373,7 +331,7 @@ class CheckpointManager:
                 self._run.expect(None)
             is_saved = self._run is not None and self._run.report(report)
             if not is_saved and self._last_moment is not None and not self.progress.waits_for_epoch_end:
-                self._last_moment = self._up_to_date(self._last_moment)
+                self._last_moment = self.progress.up_to_date(self._last_moment)
                 self._save_if_best(self._last_moment)
 
     def take_state(self, snapshot: Snapshot) -> None:
@@ -384,7 +342,7 @@ class CheckpointManager:
         """Save the last step, unless it is saved; durable when the call returns."""
         if self._last_moment is not None:
             self.progress.finish_epoch()
-            self._save_or_tell(self._up_to_date(self._last_moment), at_once=True)
+            self._save_or_tell(self.progress.up_to_date(self._last_moment), at_once=True)
 
     def wait(self) -> None:
         """Return when what was saved is durable.
@@ -461,7 +419,7 @@ class CheckpointManager:
         """
         with self._lock:
             if moment is None:
-                self._last_moment = moment = self.progress.moment(_detached(metrics))
+                self._last_moment = moment = self.progress.moment(detached(metrics))
             return self._save(moment, "")
 
     def _save(self, moment: Moment, suffix: str, *, at_once: bool = False) -> Path:
@@ -544,24 +502,17 @@ class CheckpointManager:
         if self._run is None or self._is_begun(moment):
             return
         name, created = self._run.name(moment.epoch, moment.step), self._clock.unix_seconds()
-        if self._run.would_be_best(Record(name, created, 0, moment.global_step, self._metrics(moment))):
+        if self._run.would_be_best(Record(name, created, 0, moment.global_step, moment.figures())):
             self._save_or_tell(moment)
 
     def _epoch_end(self) -> None:
         """What `TrainingProgress.epochs` calls when an epoch's body has come to its end."""
         if self._last_moment is None or not self._is_running():
             return
-        moment = self._last_moment = self._up_to_date(self._last_moment)
+        moment = self._last_moment = self.progress.up_to_date(self._last_moment)
         if moment.global_step == self.progress.global_step:
             self._save_if_due(moment)
             self._save_if_best(moment)
-
-    def _up_to_date(self, moment: Moment) -> Moment:
-        """The moment with what has happened since its step: what was reported, and the epoch's end."""
-        if moment.global_step != self.progress.global_step:
-            return moment
-        now = self.progress.moment(moment.metrics, moment.inputs)
-        return replace(moment, is_epoch_done=now.is_epoch_done, history=now.history)
 
     def _save_or_tell(self, moment: Moment, suffix: str = "", *, at_once: bool = False) -> None:
         def save() -> None:
@@ -569,14 +520,6 @@ class CheckpointManager:
                 self._save(moment, suffix, at_once=at_once)
 
         self._refusals.attempt(save)
-
-    def _metrics(self, moment: Moment) -> dict[str, float]:
-        """The figures of a moment, those that were reported for it too; the later of two counts."""
-        metrics = _figures(moment.metrics)
-        for report in moment.history:
-            if report.global_step == moment.global_step:
-                metrics |= report.metrics
-        return metrics
 
     def _folder(self, directory: str | os.PathLike[str]) -> LocalStorage:
         """A folder of checkpoints such as this manager writes."""
@@ -586,30 +529,13 @@ class CheckpointManager:
     def _write(self, run: Run, moment: Moment, suffix: str, began: float, *, at_once: bool) -> None:
         name = run.name(moment.epoch, moment.step, suffix)
         created = self._clock.unix_seconds()
-        metrics = self._metrics(moment)
+        metrics = moment.figures()
         snapshot = Snapshot()
         self.take_state(snapshot)
         append(snapshot, self._config.appended(moment.epoch, moment.global_step))
         is_current = moment.global_step == self.progress.global_step
-        if moment.loader is not None and is_current and keeps_state(moment.loader):
-            place = moment.loader.state_dict()  # type: ignore[attr-defined]
-            snapshot.state[LOADER] = snapshot.pack(place, LOADER, "random")
-        snapshot.state[RANDOM] = snapshot.pack(random.capture(moment.loader), RANDOM, "random")
-        if moment.epoch_start is not None:
-            snapshot.state[EPOCH_START] = snapshot.pack(dict(moment.epoch_start), EPOCH_START, "random")
-        facts = {
-            "run": {"prefix": self._prefix, "ordinal": run.ordinal},
-            "epoch": moment.epoch,
-            "step": moment.step,
-            "global_step": moment.global_step,
-            "steps_per_epoch": moment.steps_per_epoch,
-            "epoch_done": moment.step == moment.steps_per_epoch
-            if moment.is_epoch_done is None
-            else moment.is_epoch_done,
-            "time": created,
-            "metrics": metrics_to_json(metrics),
-            "history": ledger.encode(moment.history),
-        }
+        moment.take(snapshot, has_place=is_current and keeps_state(moment.loader))
+        facts = {"run": {"prefix": self._prefix, "ordinal": run.ordinal}, **moment.facts(created, metrics)}
         if self._config.dialect is not None:
             facts |= self._state.speak(snapshot, self._config.dialect, moment.global_step)
         refusals, net, storage, global_step = self._refusals, self._state.net, self._storage, moment.global_step
@@ -653,15 +579,6 @@ class CheckpointManager:
     def _claim(self, after: CheckpointName | None) -> Run:
         return Run(self._storage, self._prefix, self._config, self._refusals, after)
 
-    def _is_newest(self, text: str) -> bool:
-        name = parse(text, self._prefix)
-        unreadable: list[object] = []
-        own = [] if name is None else records.records(self._storage, self._prefix, name.run, unreadable.append)
-        return bool(own) and own[-1].name == name and not unreadable
-
-    def _path(self, record: Record) -> Path:
-        return self._storage.directory / record.name.text
-
     def _records(self) -> list[Record]:
         return [] if self._run is None else self._run.records
 
@@ -701,56 +618,3 @@ def _give_back(saver: Saver, run: Run) -> None:
 def _end_epoch(manager: CheckpointManager | None) -> None:
     if manager is not None:
         manager._epoch_end()
-
-
-def _detached(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """The metrics without their graphs, which would keep a step's memory."""
-    return {key: value.detach() if isinstance(value, torch.Tensor) else value for key, value in metrics.items()}
-
-
-def _figures(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The metrics as floats, or `SettingTypeError` with the name of one that is no number."""
-    figures = {}
-    for name, value in _detached(metrics).items():
-        try:
-            figures[name] = float(value)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise SettingTypeError(
-                f"the metric {name!r}",
-                found=f"{value!r:.80}",
-                expected="a number, or a tensor with one element",
-                remedy="Reduce it first, e.g. with mean(), or leave it out.",
-            ) from error
-    return figures
-
-
-def _checkpoint_path(which: object) -> Path:
-    if not isinstance(which, str | os.PathLike):
-        raise SettingTypeError(
-            "which",
-            found=repr(which),
-            expected="the path of a checkpoint",
-            remedy="Give a str or a Path; best() and latest() are None as long as there is none.",
-        )
-    return Path(which)
-
-
-def check_directory(directory: str | os.PathLike[str]) -> Path:
-    """Return the folder as an absolute path, or raise `SettingError` if nothing can be written there."""
-    if not isinstance(directory, str | os.PathLike):
-        raise SettingTypeError(
-            "directory", found=repr(directory), expected="the path of a folder", remedy="Give a str or a Path."
-        )
-    path = Path(directory).absolute()
-    existing = next(parent for parent in [path, *path.parents] if parent.exists())
-    if not str(directory):
-        found = "an empty path"
-    elif not existing.is_dir():
-        found = f"{path}, where {existing} is not a folder"
-    elif not os.access(existing, os.W_OK | os.X_OK):
-        found = f"{path}, where {existing} cannot be written to"
-    else:
-        return path
-    raise SettingError(
-        "directory", found=found, expected="a folder that can be written to or made", remedy="Give another one."
-    )

@@ -9,10 +9,12 @@ from typing import Any
 
 import torch
 
-from milepost.catalog.ledger import Report, decode
-from milepost.errors import DamagedCheckpointError, LoadError
+from milepost.catalog.facts import metrics_to_json
+from milepost.catalog.ledger import Report, decode, encode
+from milepost.errors import DamagedCheckpointError, LoadError, SettingTypeError
 from milepost.parameters import Parameters
 from milepost.state import random
+from milepost.state.snapshot import Snapshot
 
 RANDOM = "random"
 """Where a checkpoint keeps the random state of its moment ..."""
@@ -50,6 +52,46 @@ class Moment:
     inputs: tuple[torch.Tensor, ...] = ()
     is_epoch_done: bool | None = None
     history: tuple[Report, ...] = ()
+
+    def figures(self) -> dict[str, float]:
+        """The figures of this moment, those that were reported for it too; the later of two counts."""
+        metrics = floats(self.metrics)
+        for report in self.history:
+            if report.global_step == self.global_step:
+                metrics |= report.metrics
+        return metrics
+
+    def take(self, snapshot: Snapshot, *, has_place: bool) -> None:
+        """Gather the random states that what follows depends on, and the loader's place in its data.
+
+        Args:
+            snapshot: Where to.
+            has_place: Whether the loader keeps its place, and still is where this moment was.
+        """
+        if has_place:
+            place = self.loader.state_dict()  # type: ignore[attr-defined]
+            snapshot.state[LOADER] = snapshot.pack(place, LOADER, "random")
+        snapshot.state[RANDOM] = snapshot.pack(random.capture(self.loader), RANDOM, "random")
+        if self.epoch_start is not None:
+            snapshot.state[EPOCH_START] = snapshot.pack(dict(self.epoch_start), EPOCH_START, "random")
+
+    def facts(self, created: float, metrics: Mapping[str, float]) -> dict[str, Any]:
+        """What a checkpoint says of this moment, as metadata.
+
+        Args:
+            created: Unix seconds.
+            metrics: Its `figures`.
+        """
+        return {
+            "epoch": self.epoch,
+            "step": self.step,
+            "global_step": self.global_step,
+            "steps_per_epoch": self.steps_per_epoch,
+            "epoch_done": self.step == self.steps_per_epoch if self.is_epoch_done is None else self.is_epoch_done,
+            "time": created,
+            "metrics": metrics_to_json(metrics),
+            "history": encode(self.history),
+        }
 
 
 class Resumed:
@@ -146,3 +188,24 @@ class Resumed:
             expected="what docs/format.md describes",
             remedy="It was written by something else; take its weights with load_checkpoint(path, net=...).",
         )
+
+
+def detached(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """The metrics without their graphs, which would keep a step's memory."""
+    return {key: value.detach() if isinstance(value, torch.Tensor) else value for key, value in metrics.items()}
+
+
+def floats(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics as floats, or `SettingTypeError` with the name of one that is no number."""
+    figures = {}
+    for name, value in detached(metrics).items():
+        try:
+            figures[name] = float(value)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise SettingTypeError(
+                f"the metric {name!r}",
+                found=f"{value!r:.80}",
+                expected="a number, or a tensor with one element",
+                remedy="Reduce it first, e.g. with mean(), or leave it out.",
+            ) from error
+    return figures

@@ -13,10 +13,10 @@ import torch
 from milepost import parallel
 from milepost.engine.open_file import OpenFile
 from milepost.errors import DamagedCheckpointError, MilepostError, NothingLoadedError
-from milepost.format.ckpt import decode_text
 from milepost.format.dialect import native
 from milepost.format.dtypes import DTYPES
 from milepost.format.spec import Entry
+from milepost.format.text import decode_text
 from milepost.state import modules, optimizers
 from milepost.state.report import LoadReport, fold
 from milepost.state.tensors import as_value, bytes_of, empty, fills_from, on_this_stream, over

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -162,6 +163,13 @@ class TrainingProgress:
             is_epoch_done=self._is_body_done or (False if self._is_in_epochs and self._is_in_steps else None),
             history=tuple(self.history),
         )
+
+    def up_to_date(self, moment: Moment) -> Moment:
+        """Return the moment with what has happened since its step: what was reported, and the epoch's end."""
+        if moment.global_step != self.global_step:
+            return moment
+        now = self.moment(moment.metrics, moment.inputs)
+        return replace(moment, is_epoch_done=now.is_epoch_done, history=now.history)
 
     def finish_epoch(self) -> None:
         """Count the epoch as done if its batches are: the loop over epochs was left in its last lines."""

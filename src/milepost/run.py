@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import warnings
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from milepost.catalog import ledger, records
@@ -17,6 +18,32 @@ from milepost.errors import CheckpointNotFoundError, MilepostError, SaveError
 from milepost.policy.keep import expired
 from milepost.storage.base import Lock
 from milepost.storage.local import LocalStorage
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint that is kept; it can be given wherever a path can.
+
+    Args:
+        path: The file.
+        epoch: The epoch it was saved in, from 1.
+        step: The step within that epoch.
+        global_step: Steps of all epochs, or None in a file of another program.
+        created: When it was saved, in Unix seconds.
+        nbytes: The file's size in bytes.
+        metrics: What was measured at that moment.
+    """
+
+    path: Path
+    epoch: int
+    step: int
+    global_step: int | None
+    created: float
+    nbytes: int
+    metrics: Mapping[str, float]
+
+    def __fspath__(self) -> str:
+        return os.fspath(self.path)
 
 
 class Refusals:
@@ -97,11 +124,25 @@ class Run:
         """What a checkpoint of this run is called."""
         return CheckpointName(self._prefix, self.ordinal, epoch, step, suffix)
 
+    def latest(self) -> Path | None:
+        """The newest checkpoint, or None before the first."""
+        return self._path(self.records[-1]) if self.records else None
+
+    def all(self) -> list[Saved]:
+        """The checkpoints that are kept, oldest first."""
+        return [
+            Saved(
+                self._path(record), record.name.epoch, record.name.step, record.global_step, record.created,
+                record.nbytes, record.metrics,
+            )
+            for record in self.records
+        ]  # fmt: skip
+
     def best(self) -> Path | None:
         """The best checkpoint, or None without a monitor, or before the first that was measured."""
         policy = self._config.best_policy()
         best = [] if policy is None else policy.best(self.records)
-        return self._storage.directory / best[0].name.text if best else None
+        return self._path(best[0]) if best else None
 
     def would_be_best(self, candidate: Record) -> bool:
         """Whether a checkpoint that does not exist yet would be among the best."""
@@ -167,6 +208,9 @@ class Run:
         """Give the run back, so that it can be gone on with; the end of the process does so too."""
         self.is_claimed = False
         self._claim.release()
+
+    def _path(self, record: Record) -> Path:
+        return self._storage.directory / record.name.text
 
     def _claimed(self, after: CheckpointName | None) -> tuple[int, Lock, list[Record]]:
         """Claim the run that `after` is the newest checkpoint of, or else a new one."""

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import torch
 from torch.optim import Optimizer
 
-from milepost.checkpoint import store
+from milepost.checkpoint.saving import store
 from milepost.engine.background import Background
 from milepost.errors import SaveError, SnapshotError
 from milepost.state.buffers import HostBuffers, available_nbytes

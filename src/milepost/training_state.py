@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from milepost.checkpoint import prepare
+from milepost.checkpoint.loading import prepare
 from milepost.errors import LoadError, SettingError, SettingTypeError
 from milepost.format.dialect import DIALECT
 from milepost.interop.mindspore.writing import speak

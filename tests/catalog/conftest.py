@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import pytest
 
 from milepost.engine.writer import write
-from milepost.format.ckpt import plan
+from milepost.format.ckpt_plan import plan
 from milepost.format.spec import Array, ArraySpec
 from milepost.storage.base import Storage
 

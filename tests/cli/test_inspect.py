@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from milepost.format.ckpt import plan
+from milepost.format.ckpt_plan import plan
 from milepost.format.spec import Array, ArraySpec
 
 

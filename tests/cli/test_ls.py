@@ -6,7 +6,7 @@ import pytest
 
 from milepost.catalog.folder import survey
 from milepost.engine.writer import write
-from milepost.format.ckpt import plan
+from milepost.format.ckpt_plan import plan
 from milepost.format.spec import Array, ArraySpec
 from milepost.storage.memory import MemoryStorage
 

@@ -13,7 +13,7 @@ from milepost.engine.beside import SMALL_NBYTES, Beside
 from milepost.engine.reader import Reader
 from milepost.engine.writer import write
 from milepost.format.checksum import Checksum
-from milepost.format.ckpt import plan
+from milepost.format.ckpt_plan import plan
 from milepost.storage.memory import MemoryStorage
 
 BLOCKS = [b"a", bytes(range(256)) * (SMALL_NBYTES // 128), b"b", b"", b"c" * SMALL_NBYTES]

@@ -11,7 +11,7 @@ from milepost.engine.reader import Reader
 from milepost.engine.writer import write
 from milepost.errors import CheckpointNotFoundError, DamagedCheckpointError, NotACheckpointError, SaveError
 from milepost.format import safetensors
-from milepost.format.ckpt import plan
+from milepost.format.ckpt_plan import plan
 from milepost.format.containers import Packaging
 from milepost.format.spec import Array, ArraySpec
 from milepost.storage.memory import MemoryStorage

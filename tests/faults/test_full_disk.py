@@ -10,7 +10,7 @@ import pytest
 from tests.faults.system_calls import SystemCalls
 from tests.faults.training import OVERWRITTEN, Report, Training, judge, step_of
 
-from milepost.checkpoint import save_checkpoint
+from milepost.checkpoint.saving import save_checkpoint
 from milepost.errors import SaveError
 from milepost.moment import Moment
 

@@ -18,7 +18,8 @@ import torch
 from tests.faults.system_calls import WRITING, Call, SystemCalls, refuse_at, shorten_at
 from tests.faults.training import KEEP, OVERWRITTEN, Report, Training, judge, step_of
 
-from milepost.checkpoint import open_checkpoint, store
+from milepost.checkpoint.loading import open_checkpoint
+from milepost.checkpoint.saving import store
 from milepost.errors import SaveError
 from milepost.state.snapshot import Snapshot
 from milepost.storage.memory import MemoryStorage

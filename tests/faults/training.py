@@ -14,7 +14,8 @@ from tests.faults.system_calls import SystemCalls, kill_at, write
 from torch import nn
 
 from milepost.catalog.names import parse
-from milepost.checkpoint import load_checkpoint, open_checkpoint, save_checkpoint, store
+from milepost.checkpoint.loading import load_checkpoint, open_checkpoint
+from milepost.checkpoint.saving import save_checkpoint, store
 from milepost.config import CheckpointConfig
 from milepost.manager import CheckpointManager
 from milepost.moment import Moment

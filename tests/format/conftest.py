@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
-from milepost.format.ckpt import plan
+from milepost.format.ckpt_plan import plan
 from milepost.format.containers import read_index
 from milepost.format.spec import Array, ArraySpec
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from milepost.format.ckpt import encode_text
 from milepost.format.dtypes import DTYPES
 from milepost.format.spec import KINDS
+from milepost.format.text import encode_text
 
 NUMERIC = sorted(DTYPES.keys() - {"str"})
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=200)
@@ -145,7 +145,7 @@ def test_empty_slices_are_left_out(judge, read):
 
 def test_a_scan_does_not_read_large_contents(judge, source_of):
     """A file of many gigabytes is opened by reading its records' heads."""
-    from milepost.format.ckpt import read_index
+    from milepost.format.ckpt_index import read_index
 
     source = source_of(by_protobuf(judge, [(f"w{number}", "Int8", [1 << 20], bytes(1 << 20)) for number in range(8)]))
     assert len(read_index(source, "f").entries) == 8
@@ -154,7 +154,7 @@ def test_a_scan_does_not_read_large_contents(judge, source_of):
 
 def test_a_scan_of_small_records_reads_the_file_once_in_few_reads(judge, source_of):
     """Twenty thousand small reads would take longer than the reading."""
-    from milepost.format.ckpt import read_index
+    from milepost.format.ckpt_index import read_index
 
     source = source_of(by_protobuf(judge, [(f"layer.{n}.weight", "Int8", [300], bytes(300)) for n in range(5_000)]))
     assert len(read_index(source, "f").entries) == 5_000

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from milepost.errors import MilepostError, SettingError, UnsupportedStateError
-from milepost.format import ckpt, schema
+from milepost.format import ckpt_index, ckpt_plan, schema
 from milepost.format.checksum import Checksum
-from milepost.format.ckpt import decode_text, encode_text, plan
+from milepost.format.ckpt_plan import plan
 from milepost.format.spec import Array, ArraySpec
+from milepost.format.text import decode_text, encode_text
 
 SPECIFICATION = Path(__file__).parents[2] / "docs" / "format.md"
 
@@ -61,13 +62,13 @@ def test_a_file_whose_large_contents_start_at_any_multiple_of_64_is_whole(
     monkeypatch.setattr(schema, "PLACED_NBYTES", 4096)
     assert write(arrays, slice_nbytes=slice_nbytes) != content, "a writer of today places them"
     index = read(content)
-    ckpt.verify_framing(source_of(content), index, "w.ckpt")
+    ckpt_index.verify_framing(source_of(content), index, "w.ckpt")
     padding = next(iter(index.entries.values())).extents[0].offset - 10
     for place in (padding, padding - 1):
         changed = bytearray(content)
         changed[place] ^= 1
         with pytest.raises(MilepostError):
-            ckpt.verify_framing(source_of(bytes(changed)), index, "w.ckpt")
+            ckpt_index.verify_framing(source_of(bytes(changed)), index, "w.ckpt")
 
 
 def test_slices_are_cut_between_elements(array, write, read):
@@ -113,7 +114,7 @@ def test_memory_for_a_save_is_one_content(mib):
     tracemalloc.start()
     try:
         for chunk in planned.chunks():
-            assert len(chunk) <= ckpt.BLOCK_NBYTES
+            assert len(chunk) <= ckpt_plan.BLOCK_NBYTES
         assert tracemalloc.get_traced_memory()[1] < nbytes + (2 << 20)
     finally:
         tracemalloc.stop()
@@ -126,7 +127,7 @@ def test_many_small_entries_come_in_few_chunks(array, source_of):
     chunks = list(planned.chunks())
     assert len(chunks) < 10
     source = source_of(b"".join(chunks))
-    assert len(ckpt.read_index(source, "f").entries) == 20_000
+    assert len(ckpt_index.read_index(source, "f").entries) == 20_000
     assert source.reads == 4
 
 

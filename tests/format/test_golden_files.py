@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from milepost.errors import DamagedCheckpointError, DecryptionError
-from milepost.format.ckpt import decode_text
+from milepost.format.text import decode_text
 
 FILES = Path(__file__).parents[1] / "golden" / "files"
 EXPECTED = json.loads((FILES / "expected.json").read_text())

@@ -17,11 +17,11 @@ from safetensors import SafetensorError, safe_open
 
 from milepost.errors import DamagedCheckpointError, MilepostError, NotACheckpointError, SettingError
 from milepost.format.checksum import Checksum
-from milepost.format.ckpt import encode_text
 from milepost.format.containers import read_index
 from milepost.format.dtypes import DTYPES
 from milepost.format.safetensors import HEADER_LIMIT, plan
 from milepost.format.spec import KINDS, Array, ArraySpec
+from milepost.format.text import encode_text
 
 
 def file_of(header, data=b"", *, length=None) -> bytes:

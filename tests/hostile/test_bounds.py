@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-from milepost.checkpoint import load_checkpoint
+from milepost.checkpoint.loading import load_checkpoint
 from milepost.errors import DamagedCheckpointError
-from milepost.format.ckpt import plan
+from milepost.format.ckpt_plan import plan
 from milepost.format.collector import paused
 from milepost.format.spec import Array, ArraySpec
 from milepost.format.wire import encode_varint as varint
@@ -18,7 +18,7 @@ from milepost.format.wire import encode_varint as varint
 LOAD = """
 import json, os, pathlib, resource, sys, time
 import forge, fuzz_ckpt
-from milepost.checkpoint import load_checkpoint
+from milepost.checkpoint.loading import load_checkpoint
 from milepost.errors import MilepostError
 
 def load(path):
@@ -184,7 +184,7 @@ def test_a_million_tiny_entries_are_read(make, in_child, corpus, tmp_path):
     code = """
 import json, sys, time
 from fuzz_ckpt import largest_kib
-from milepost.checkpoint import load_checkpoint
+from milepost.checkpoint.loading import load_checkpoint
 load_checkpoint(sys.argv[2])
 before_kib, begin = largest_kib(), time.process_time()
 with load_checkpoint(sys.argv[1]) as parameters:

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from milepost.checkpoint import load_checkpoint
+from milepost.checkpoint.loading import load_checkpoint
 from milepost.errors import DamagedCheckpointError, NotACheckpointError
 from milepost.parameters import Parameters
 from milepost.state.tensors import bytes_of

@@ -11,7 +11,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from milepost.checkpoint import load_checkpoint, load_param_into_net, save_checkpoint
+from milepost.checkpoint.loading import load_checkpoint, load_param_into_net
+from milepost.checkpoint.saving import save_checkpoint
 from milepost.errors import MilepostError
 from milepost.format.wire import encode_varint as varint
 from milepost.manager import CheckpointManager

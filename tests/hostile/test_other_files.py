@@ -14,7 +14,7 @@ import zipfile
 import pytest
 import torch
 
-from milepost.checkpoint import load_checkpoint
+from milepost.checkpoint.loading import load_checkpoint
 from milepost.errors import MilepostError, NotACheckpointError, ReadError
 from milepost.format import schema
 from milepost.format.wire import bytes_head

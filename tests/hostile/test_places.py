@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from milepost.checkpoint import load_checkpoint, save_checkpoint
+from milepost.checkpoint.loading import load_checkpoint
+from milepost.checkpoint.saving import save_checkpoint
 from milepost.errors import SettingError
 from milepost.manager import CheckpointManager
 from milepost.moment import Moment

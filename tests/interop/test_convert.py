@@ -28,9 +28,10 @@ from milepost.errors import (
     SettingError,
     SettingTypeError,
 )
-from milepost.format.ckpt import encode_text, plan
+from milepost.format.ckpt_plan import plan
 from milepost.format.dtypes import DTYPES
 from milepost.format.spec import KINDS, Array, ArraySpec
+from milepost.format.text import encode_text
 from milepost.interop.files import open_file
 from milepost.state.tensors import TO_TORCH
 from milepost.storage.local import LocalStorage

@@ -12,7 +12,7 @@ from torch import nn
 from milepost import CheckpointConfig, CheckpointManager, load_checkpoint, load_param_into_net, save_checkpoint
 from milepost.engine.reader import Reader
 from milepost.errors import DamagedCheckpointError, SettingError, UnsupportedStateError
-from milepost.format.ckpt import plan
+from milepost.format.ckpt_plan import plan
 from milepost.format.dialect import DIALECT, DIALECTS
 from milepost.format.spec import Array, ArraySpec
 from milepost.interop.convert import convert

@@ -8,9 +8,10 @@ import random
 
 import pytest
 
-from milepost.format.ckpt import encode_text, plan
+from milepost.format.ckpt_plan import plan
 from milepost.format.dtypes import DTYPES
 from milepost.format.spec import Array, ArraySpec
+from milepost.format.text import encode_text
 
 pytestmark = pytest.mark.slow
 

@@ -9,7 +9,8 @@ from torch.optim import lr_scheduler
 from torch.utils.data import IterableDataset
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from milepost.checkpoint import open_checkpoint, store
+from milepost.checkpoint.loading import open_checkpoint
+from milepost.checkpoint.saving import store
 from milepost.errors import LoadError, NothingLoadedError, SettingTypeError, UnsupportedStateError
 from milepost.state import objects
 from milepost.state.snapshot import Snapshot

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from milepost.checkpoint import open_checkpoint, store
+from milepost.checkpoint.loading import open_checkpoint
+from milepost.checkpoint.saving import store
 from milepost.state.random import capture, restore
 from milepost.state.snapshot import Snapshot
 from milepost.storage.memory import MemoryStorage

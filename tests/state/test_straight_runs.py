@@ -14,7 +14,8 @@ from torch import nn
 from torch.optim import lr_scheduler, swa_utils
 from torch.optim.optimizer import Optimizer
 
-from milepost.checkpoint import open_checkpoint, prepare, store
+from milepost.checkpoint.loading import open_checkpoint, prepare
+from milepost.checkpoint.saving import store
 from milepost.state import modules, objects, optimizers
 from milepost.state.snapshot import Snapshot
 from milepost.storage.memory import MemoryStorage

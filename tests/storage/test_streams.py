@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from milepost.engine.reader import Reader
 from milepost.engine.writer import write
 from milepost.errors import SaveError
-from milepost.format.ckpt import plan
+from milepost.format.ckpt_plan import plan
 from milepost.format.spec import Array, ArraySpec
 from milepost.storage import local, streams, system
 from milepost.storage.local import LocalStorage
@@ -159,7 +159,7 @@ def test_arrays_of_any_sizes_come_back_from_a_disk(tmp_path_factory, sizes, slic
         patch.setattr(local, "RESERVE_NBYTES", 0)
         patch.setattr(streams, "BUFFER_NBYTES", BUFFER)
         patch.setattr(streams, "IN_PLACE_NBYTES", BUFFER)
-        patch.setattr("milepost.format.ckpt.LARGE_NBYTES", large)
+        patch.setattr("milepost.format.ckpt_plan.LARGE_NBYTES", large)
         WAYS[way](patch)
         storage = LocalStorage(tmp_path_factory.mktemp("disk"))
         write(storage, "a.ckpt", plan(arrays, {}, slice_nbytes=slice_nbytes))

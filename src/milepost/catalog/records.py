@@ -74,6 +74,14 @@ def records(storage: Storage, prefix: str, run: int, on_unreadable: OnUnreadable
     return _records_of(storage, prefix, run, _files(storage, prefix), on_unreadable)
 
 
+def is_newest(storage: Storage, prefix: str, text: str) -> bool:
+    """Whether a file of this name is the newest checkpoint of its run, and all of the run can be read."""
+    name = parse(text, prefix)
+    unreadable: list[object] = []
+    own = [] if name is None else records(storage, prefix, name.run, unreadable.append)
+    return bool(own) and own[-1].name == name and not unreadable
+
+
 def newest_first(storage: Storage, prefix: str, on_unreadable: OnUnreadable = _ignore) -> Iterator[Record]:
     """Give the checkpoints of all runs: the highest run first, of each run the newest first.
 

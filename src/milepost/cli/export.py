@@ -86,7 +86,7 @@ def _unusable(model: str, found: str) -> SettingError:
 
 
 def _load(net: Any, checkpoint: Path, key: Key) -> None:
-    from milepost.checkpoint import load_checkpoint
+    from milepost.checkpoint.loading import load_checkpoint
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what was not loaded is an error here

@@ -13,7 +13,7 @@ import click
 from milepost.cli.files import Key, key_options
 from milepost.cli.output import Screen, cell, emit, examples, figure, json_option, plain, shape, size, table
 from milepost.errors import SettingError
-from milepost.format.ckpt import decode_text
+from milepost.format.text import decode_text
 
 if TYPE_CHECKING:
     import numpy as np

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from milepost.errors import DecryptionError, SettingError, SettingTypeError
-from milepost.format import ckpt, encryption, safetensors
+from milepost.format import ckpt_index, ckpt_plan, encryption, safetensors
 from milepost.format.collector import paused
 from milepost.format.crc import Trailer
 from milepost.format.spec import Array, Filter, Filtered, Index, Layout, Source
@@ -15,7 +15,7 @@ from milepost.format.spec import Array, Filter, Filtered, Index, Layout, Source
 
 @paused()
 def read_index(source: Source, where: str) -> Index:
-    """Return what a file holds, as `ckpt.read_index` and `safetensors.read_index` do for theirs.
+    """Return what a file holds, as `ckpt_index.read_index` and `safetensors.read_index` do for theirs.
 
     Raises:
         NotACheckpointError: The file is something else, or of a kind that this version does not read.
@@ -25,7 +25,7 @@ def read_index(source: Source, where: str) -> Index:
     if safetensors.is_one(source):
         return safetensors.read_index(source, where)
     _refuse_encrypted(source, where)
-    return ckpt.read_index(source, where)
+    return ckpt_index.read_index(source, where)
 
 
 def read_metadata(source: Source, where: str) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def read_metadata(source: Source, where: str) -> dict[str, Any]:
     if safetensors.is_one(source):
         return dict(safetensors.read_index(source, where).metadata)
     _refuse_encrypted(source, where)
-    return ckpt.read_metadata(source, where)
+    return ckpt_index.read_metadata(source, where)
 
 
 def _refuse_encrypted(source: Source, where: str) -> None:
@@ -55,7 +55,7 @@ def verify_framing(source: Source, index: Index, where: str) -> None:
     """
     # Of a safetensors file this is the header, which was checked when it was read.
     if not safetensors.is_one(source):
-        ckpt.verify_framing(source, index, where)
+        ckpt_index.verify_framing(source, index, where)
 
 
 FORMATS = ("ckpt", "safetensors")
@@ -104,10 +104,10 @@ class Packaging:
             )
 
     def lay_out(self, arrays: Sequence[Array], metadata: Mapping[str, Any], aliases: Mapping[str, str]) -> Layout:
-        """Lay out a file, as `ckpt.plan` and `safetensors.plan` do, with the same errors."""
+        """Lay out a file, as `ckpt_plan.plan` and `safetensors.plan` do, with the same errors."""
         if self.format == "safetensors":
             return safetensors.plan(arrays, metadata, aliases, crc=self.crc_check)
-        layout, around = ckpt.plan(arrays, metadata, aliases), self.around()
+        layout, around = ckpt_plan.plan(arrays, metadata, aliases), self.around()
         return layout if around is None else Filtered(layout, around)
 
     def around(self) -> Filter | None:

@@ -1,4 +1,4 @@
-"""Arrays <-> the bytes of a safetensors file: the same functions as `ckpt`. Paths are not known here.
+"""Arrays <-> the bytes of a safetensors file: planned, and read, as a `.ckpt` is. Paths are not known here.
 
 Source: https://github.com/huggingface/safetensors, README and ``safetensors/src/tensor.rs``. What such a file has no
 place for stands in its ``__metadata__`` (`companion`), as docs/format.md specifies.
@@ -13,8 +13,8 @@ from typing import Any
 
 from milepost.errors import DamagedCheckpointError, NotACheckpointError, SettingError, UnsupportedStateError
 from milepost.format import companion, schema, strict_json
+from milepost.format.arrays import BLOCK_NBYTES, LARGE_NBYTES, check_arrays, measured, take
 from milepost.format.checksum import Checksum
-from milepost.format.ckpt import BLOCK_NBYTES, LARGE_NBYTES, check_arrays, measured, take
 from milepost.format.companion import Companion, Fact
 from milepost.format.dtypes import DTYPES, from_safetensors
 from milepost.format.spec import Array, ArraySpec, Entry, Extent, Index, Source
@@ -178,7 +178,7 @@ def plan(
     framework: str = "pt",
     crc: bool = False,
 ) -> Plan:
-    """Lay out a safetensors file, as `ckpt.plan` does a `.ckpt`.
+    """Lay out a safetensors file, as `ckpt_plan.plan` does a `.ckpt`.
 
     Args:
         arrays: What the file will hold; a reader that knows the companion finds them in this order.
@@ -188,7 +188,7 @@ def plan(
         crc: Whether to add MindSpore's CRC-32.
 
     Raises:
-        SettingError: As `ckpt.plan`; or an array is called ``__metadata__``.
+        SettingError: As `ckpt_plan.plan`; or an array is called ``__metadata__``.
         UnsupportedStateError: The metadata holds what JSON does not, or is too large for a header.
     """
     check_arrays(arrays, aliases)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from milepost.checkpoint import load_checkpoint
+from milepost.checkpoint.loading import load_checkpoint
 from milepost.errors import SettingTypeError
 from milepost.format import encryption
 from milepost.graphs import onnx_file

@@ -24,8 +24,8 @@ from milepost import parallel
 from milepost.errors import DamagedCheckpointError, MilepostError, NotACheckpointError, UnsupportedStateError
 from milepost.format import companion
 from milepost.format.checksum import Checksum
-from milepost.format.ckpt import encode_text
 from milepost.format.spec import ArraySpec, Entry, Extent, Index
+from milepost.format.text import encode_text
 from milepost.state.tensors import TO_TORCH, array_of, content_of
 from milepost.state.values import ENTRY, pack
 

@@ -19,10 +19,10 @@ import torch
 from milepost.engine.open_file import OpenFile
 from milepost.errors import SaveError
 from milepost.format.checksum import Checksum
-from milepost.format.ckpt import decode_text
 from milepost.format.companion import Companion, Fact
 from milepost.format.dtypes import DTYPES
 from milepost.format.spec import ArraySpec
+from milepost.format.text import decode_text
 from milepost.interop.torch_files import COMPANION, TREE
 from milepost.state.tensors import empty
 from milepost.state.values import unpack

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from milepost.errors import UnsupportedStateError
-from milepost.format.ckpt import encode_text
 from milepost.format.spec import Array, ArraySpec
+from milepost.format.text import encode_text
 from milepost.state.tensors import array_of
 from milepost.state.values import pack
 

@@ -13,7 +13,8 @@ import torch
 from milepost.catalog.names import check_prefix
 from milepost.config import CheckpointConfig
 from milepost.errors import SettingError, SettingTypeError, TrainingError
-from milepost.manager import CheckpointManager, check_directory
+from milepost.manager import CheckpointManager
+from milepost.paths import check_directory
 from milepost.progress import TrainingProgress, keeps_state
 from milepost.saver import SaveStats
 from milepost.train.lifecycle import Callback, CallbackParams, RunContext
