@@ -27,7 +27,7 @@ test-cuda: $(VENV)/.installed
 
 # Kills, faults, power cuts, mutants, far more of each than the tests try; prints what docs/guarantees.md states.
 torture: $(VENV)/.installed
-	$(BIN)/python -m pytest tests/faults --torture -m "slow or not slow"
+	CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest tests/faults --torture -m "slow or not slow"
 	$(BIN)/python tests/hostile/torture.py
 
 # Against peers and against the machine, on the disk that this folder is on; the table goes into docs/performance.md.

@@ -351,6 +351,22 @@ def test_a_lazy_save_copies_what_no_step_guards_and_nothing_else(tmp_path, gate)
     assert own < manager.stats.last.copied_nbytes < own + 4 * 10_000 + 20_000
 
 
+def test_a_lazy_save_is_a_copied_one_where_steps_may_be_part_of_a_graph(tmp_path, gate):
+    """To replay a CUDA graph calls no hook and moves no counter, as `.data` does not."""
+    training = Training(tmp_path, "lazy")
+    training.forward_and_back()
+    training.optimizer.step()
+    training.optimizer.param_groups[0]["capturable"] = True
+    before = training.net[0].weight.clone()
+    training.tell()
+    training.net[0].weight.data.mul_(2)
+    gate.open()
+    training.manager.wait()
+    assert torch.equal(weight(training.manager.latest()), before)
+    assert training.manager.stats.last.mode == "copied"
+    training.manager.close()
+
+
 def test_a_step_of_any_optimizer_waits_for_the_copies(tmp_path, gate):
     """Of two that a manager was given."""
     first, second = nn.Linear(3, 3), nn.Linear(3, 3)

@@ -1,4 +1,4 @@
-"""`Clock`: the time, read in one place, so that tests can give another one. What it is for is not known here."""
+"""`Clock`: the time that decides when a training is saved, and that its files tell; so that tests can give another."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 
 
 class Clock:
-    """The time, as the manager asks for it; tests give another one."""
+    """The time, as the manager asks for it."""
 
     def now_seconds(self) -> float:
         """Seconds from an arbitrary start, never going back."""

@@ -19,7 +19,7 @@ from milepost.format.spec import Entry
 from milepost.format.text import decode_text
 from milepost.state import modules, optimizers
 from milepost.state.report import LoadReport, fold
-from milepost.state.tensors import as_value, bytes_of, empty, fills_from, on_this_stream, over
+from milepost.state.tensors import as_value, bytes_of, empty, fills_from, in_turn, over
 from milepost.state.values import unpack
 
 _SMALL_NBYTES = 16 << 10
@@ -53,6 +53,7 @@ class Parameters(MutableMapping[str, "torch.Tensor | str"]):
         self.beside = {name: key for name, key in keys.items() if hidden.get(key) == modules.EXTRA}
         self._keys = {name: key for name, key in keys.items() if key not in hidden}
         self._values: dict[str, torch.Tensor | str] = {}
+        self._looks: dict[tuple[str, tuple[int, ...]], torch.Tensor] = {}
         self._is_verified = False
         self.device = torch.device("cpu")
         self.where = reader.where
@@ -207,7 +208,11 @@ class Parameters(MutableMapping[str, "torch.Tensor | str"]):
         if key in self._values:
             return as_value(name, self._values[key])
         spec = self._entry(key).spec
-        return "" if spec.dtype == "str" else empty(self.where, spec, "meta")
+        if spec.dtype == "str":
+            return ""
+        if (spec.dtype, spec.shape) not in self._looks:  # a model has many tensors of one shape
+            self._looks[spec.dtype, spec.shape] = empty(self.where, spec, "meta")
+        return self._looks[spec.dtype, spec.shape]
 
     def check(self, names: Iterable[str]) -> None:
         """Check the contents of names; memory grows with none of them but truth values."""
@@ -247,10 +252,11 @@ class Parameters(MutableMapping[str, "torch.Tensor | str"]):
 
     def _copying(self, name: str, place: torch.Tensor) -> Callable[[], None]:
         """A job for any thread; what this one has set, gradients and streams, is not that one's."""
-        on_stream = on_this_stream(place)
+        value = self._values.get(self._keys[name])
+        as_here = in_turn(place, value) if isinstance(value, torch.Tensor) else in_turn(place)
 
         def copy_one() -> None:
-            with torch.no_grad(), on_stream():
+            with torch.no_grad(), as_here():
                 place.copy_(self.peek(name))
 
         return copy_one

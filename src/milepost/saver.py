@@ -2,7 +2,7 @@
 
 ``sync`` writes in the caller's thread, and returns when the file is durable. The others write in the background:
 ``copied`` returns when nothing depends on the live tensors any more, ``lazy`` at once, and lets the optimizers' next
-step copy what is not written by then.
+step copy what is not written by then. Where steps may go unseen, what was to be lazy is copied.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from milepost.engine.background import Background
 from milepost.errors import SaveError, SnapshotError
 from milepost.state.buffers import HostBuffers, available_nbytes
 from milepost.state.guard import Guard
-from milepost.state.optimizers import changed_by_step
+from milepost.state.optimizers import changed_by_step, may_step_unseen
 from milepost.state.snapshot import Snapshot
 from milepost.storage.base import Stat, Storage
 
@@ -109,6 +109,7 @@ class _Flight:
     """A save that was begun in the background."""
 
     name: str
+    mode: Mode
     guard: Guard
     step_seconds: float = 0.0
     background_seconds: float = 0.0
@@ -228,7 +229,7 @@ class Saver:
         self, name: str, snapshot: Snapshot, facts: Mapping[str, Any], then: Callable[[Stat], object]
     ) -> _Flight:
         self._buffers.limit_nbytes = self._buffers.nbytes + available_nbytes() // 2
-        is_lazy = self._mode == "lazy"
+        is_lazy = self._mode == "lazy" and not any(map(may_step_unseen, self._optimizers))
         optimizers = self._optimizers if is_lazy else ()
         changed = {id(tensor) for optimizer in optimizers for tensor in changed_by_step(optimizer)}
 
@@ -236,7 +237,7 @@ class Saver:
             return not is_lazy or (id(tensor) in changed and entry not in self._always_copied)
 
         guard = Guard(snapshot, stays_live, self._buffers, checks=is_lazy and self._checks)
-        flight = self._flight = _Flight(name, guard)
+        flight = self._flight = _Flight(name, "lazy" if is_lazy else "copied", guard)
         if is_lazy:
             self._watch_steps()
             self._unchecked = guard if self._checks else None
@@ -289,8 +290,8 @@ class Saver:
         self._flight = None
         guard = flight.guard
         if flight.stat is not None:
-            copied, hook = guard.copied_nbytes, guard.waited_seconds if self._mode == "lazy" else 0.0
-            cost = SaveCost(flight.name, self._mode, flight.step_seconds, hook, flight.background_seconds, copied)
+            copied, hook = guard.copied_nbytes, guard.waited_seconds if flight.mode == "lazy" else 0.0
+            cost = SaveCost(flight.name, flight.mode, flight.step_seconds, hook, flight.background_seconds, copied)
             self._stats.add(replace(cost, file_nbytes=flight.stat.nbytes))
         elif guard.torn is not None:
             self._stats.torn += 1

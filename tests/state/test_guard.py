@@ -13,8 +13,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from torch import nn
 
 from milepost.errors import SnapshotError
-from milepost.state.buffers import HostBuffers, HostLane
+from milepost.state.buffers import HostBuffers
 from milepost.state.guard import GRACE_SECONDS, Guard
+from milepost.state.lanes import HostLane
 from milepost.state.snapshot import Snapshot
 from milepost.state.tensors import content_of
 

@@ -329,11 +329,3 @@ def test_state_that_is_not_tensors_comes_back_as_it_was(dtype):
         assert state["by name"]["a"][1].dtype == dtype
         assert {key: type(value) for key, value in state.items()} == {key: type(expected[key]) for key in state}
         assert repr(state).replace(", dtype=torch.float64", "") == repr({key: expected[key] for key in state})
-
-
-@pytest.mark.parametrize(("flags", "is_given"), [({}, True), ({"capturable": True}, False)])
-def test_what_a_cuda_graph_may_step_is_not_said_to_change_only_in_a_step(flags, is_given):
-    """A replay calls no hook."""
-    net = nn.Linear(2, 2)
-    optimizer = torch.optim.Adam(net.parameters(), **flags)
-    assert list(optimizers.changed_by_step(optimizer)) == (list(net.parameters()) if is_given else [])

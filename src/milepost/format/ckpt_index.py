@@ -11,7 +11,7 @@ from typing import Any
 from milepost.errors import DamagedCheckpointError, NotACheckpointError, SettingError
 from milepost.format import crc, rows, schema, strict_json
 from milepost.format.checksum import Checksum
-from milepost.format.ckpt_plan import framing
+from milepost.format.framing import framing
 from milepost.format.scan import scan
 from milepost.format.spec import Index, Source
 from milepost.format.wire import FIELD_LIMIT, bytes_head, damaged

@@ -25,7 +25,8 @@ import torch
 from torch import nn
 
 from milepost.errors import SnapshotError
-from milepost.state.buffers import HostBuffers, Lane, lane_from
+from milepost.state.buffers import HostBuffers
+from milepost.state.lanes import Lane, lane_from
 from milepost.state.snapshot import Snapshot
 from milepost.state.tensors import bytes_of, content_of
 

@@ -71,13 +71,14 @@ def take(optimizer: Optimizer, names: Mapping[int, str], snapshot: Snapshot, key
 
 
 def changed_by_step(optimizer: Optimizer) -> Iterator[torch.Tensor]:
-    """Give the tensors that only a step changes, and not unseen: the parameters, and what the optimizer keeps of them.
+    """Give the tensors that a step changes: the parameters, and what the optimizer keeps of them."""
+    yield from parameters_of(optimizer)
+    yield from _tensors(optimizer.state)
 
-    None of an optimizer that may be part of a CUDA graph: to replay one calls no hook and moves no version counter.
-    """
-    if not any(group.get("capturable") for group in optimizer.param_groups):
-        yield from parameters_of(optimizer)
-        yield from _tensors(optimizer.state)
+
+def may_step_unseen(optimizer: Optimizer) -> bool:
+    """Whether steps may be part of a CUDA graph: to replay one calls no hook and moves no version counter."""
+    return any(group.get("capturable") for group in optimizer.param_groups)
 
 
 def _tensors(value: object) -> Iterator[torch.Tensor]:

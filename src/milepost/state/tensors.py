@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -74,11 +74,18 @@ def fills_from(place: torch.Tensor, dtype: str) -> bool:
     return is_plain and place.is_cpu and place.is_contiguous()
 
 
-def on_this_stream(place: torch.Tensor) -> Callable[[], AbstractContextManager[object]]:
-    """What lets another thread write to the tensor in its turn: on the CUDA stream that this one gives its work to."""
-    if not place.is_cuda:
-        return nullcontext
-    return partial(torch.cuda.stream, torch.cuda.current_stream(place.device))
+def in_turn(*tensors: torch.Tensor) -> Callable[[], AbstractContextManager[object]]:
+    """What lets another thread work on the tensors in its turn: on the CUDA streams that this one gives its work to."""
+    streams = [torch.cuda.current_stream(device) for device in {each.device for each in tensors if each.is_cuda}]
+
+    @contextmanager
+    def entered() -> Iterator[None]:
+        with ExitStack() as stack:
+            for stream in streams:
+                stack.enter_context(torch.cuda.stream(stream))
+            yield
+
+    return entered if streams else nullcontext
 
 
 def over(where: str, spec: ArraySpec, content: bytearray | memoryview) -> torch.Tensor:

@@ -36,7 +36,7 @@ class Translated:
     """
 
     source: Source
-    rename: Callable[[str], str]
+    rename: Mapping[str, str] | Callable[[str], str]
     kept: tuple[str, ...]
 
 
@@ -57,6 +57,8 @@ def translated(
     Raises:
         LoadError: Several entries of the checkpoint could be meant by one name; they are listed.
     """
+    if not foreign:
+        return Translated(source, rename, ())
     offered = renamed(source.names, rename)
     tensors = {
         name: value for name, value in module.state_dict(keep_vars=True).items() if isinstance(value, torch.Tensor)
