@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
@@ -70,8 +71,9 @@ class MindSpore:
 
     def __init__(self, workload: Workload) -> None:
         script = Path(__file__).with_name("mindspore_child.py")
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 (open for as long as the process lives)
         self._process = subprocess.Popen(
-            [MINDSPORE, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            [MINDSPORE, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said, text=True
         )
         dtypes = {torch.float32: "float32", torch.int64: "int64"}
         shapes = {name: [dtypes[value.dtype], list(value.shape)] for name, value in workload.state.items()}
@@ -103,7 +105,10 @@ class MindSpore:
             if line.startswith("answer "):
                 answer: dict[str, Any] = json.loads(line.removeprefix("answer "))
                 return answer
-        raise SystemExit(f"MindSpore's process ended at {order['do']!r}")
+        code = self._process.wait()
+        self._said.seek(0)
+        said = self._said.read().decode(errors="replace")[-2000:]
+        raise SystemExit(f"MindSpore's process ended with {code} at {order['do']!r}: {said}")
 
 
 def mindspore(workload: Workload) -> MindSpore | None:

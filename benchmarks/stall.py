@@ -3,6 +3,9 @@
 A network of 50 million parameters with Adam's moments (600 MB) takes steps; after the first of each round one way saves
 it. What the round took beyond one without a save, a few seconds before or after, is the checkpoint's. A second loop
 without saves shows how far two equal loops lie apart.
+
+All of it twice: as torch comes, and with threads that sleep while they wait for each other. As it comes they do not,
+and what a save takes from one of them the others lose too: its own processor time cannot be told from theirs.
 """
 
 from __future__ import annotations
@@ -11,9 +14,11 @@ import multiprocessing
 import os
 import shutil
 import statistics
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -184,18 +189,47 @@ def take(training: Training, begin: Begin | None, path: Path) -> Round:
 
 
 def run(options: Options) -> Section:
-    """Measure all ways in turns."""
-    rounds = options.rounds(ROUNDS)
+    """Measure all ways in turns, in processes of their own: how threads wait is settled when torch is imported."""
+    (table, results), (quiet_table, quiet) = (_in_a_process(options, policy) for policy in ("", "passive"))
+    return Section(
+        "What a checkpoint costs a training",
+        [table, quiet_table],
+        _targets(results, quiet),
+        "Wall and CPU are medians of what a round of steps with one checkpoint took beyond the same round without one. "
+        "Milepost's files are durable, with checksums; the others' are in the page cache.",
+    )
+
+
+Measured = tuple[StallTable, dict[str, Stalled]]
+
+
+def _in_a_process(options: Options, policy: str) -> Measured:
+    before = os.environ.pop("OMP_WAIT_POLICY", None)
+    try:
+        if policy:
+            os.environ["OMP_WAIT_POLICY"] = policy
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+            return process.submit(
+                _measured, options, "threads that wait asleep" if policy else "as torch comes"
+            ).result()
+    finally:
+        os.environ.pop("OMP_WAIT_POLICY", None)
+        if before is not None:
+            os.environ["OMP_WAIT_POLICY"] = before
+
+
+def _measured(options: Options, how: str) -> Measured:
     # The saves of a process of its own ask for a group, if only of one.
-    rendezvous = f"file://{options.folder}/rendezvous"
+    rendezvous = f"file://{tempfile.mkdtemp(dir=options.folder)}/rendezvous"
     torch.distributed.init_process_group("gloo", init_method=rendezvous, rank=0, world_size=1)
     try:
-        return _run(options, rounds)
+        return _all_ways(options, how)
     finally:
         torch.distributed.destroy_process_group()
 
 
-def _run(options: Options, rounds: int) -> Section:
+def _all_ways(options: Options, how: str) -> Measured:
+    rounds = options.rounds(ROUNDS)
     training = Training(4 if options.is_quick else 48)
     ways: dict[str, Begin | None] = {
         NONE: None,
@@ -222,14 +256,8 @@ def _run(options: Options, rounds: int) -> Section:
     results = {name: _result(name, taken[name], taken[NONE]) for name in ways}
     nbytes = sum(tensor.nbytes for tensor in training.tensors().values())
     step = statistics.median(each.wall_seconds for each in taken[NONE]) / STEPS
-    title = f"{nbytes / 1e6:.0f} MB of state, steps of {step:.2f} s, {rounds} rounds"
-    return Section(
-        "What a checkpoint costs a training",
-        [StallTable(title, TORCH, dict(results))],
-        _targets(results),
-        "Wall and CPU are medians of what a round of steps with one checkpoint took beyond the same round without one. "
-        "Milepost's files are durable, with checksums; the others' are in the page cache.",
-    )
+    title = f"{nbytes / 1e6:.0f} MB of state, steps of {step:.2f} s, {rounds} rounds, {how}"
+    return StallTable(title, TORCH, dict(results)), results
 
 
 def _result(name: str, found: list[Round], without: list[Round]) -> Stalled:
@@ -246,12 +274,13 @@ def _result(name: str, found: list[Round], without: list[Round]) -> Stalled:
     )
 
 
-def _targets(results: dict[str, Stalled]) -> list[Target]:
-    lazy = results[LAZY]
+def _targets(results: dict[str, Stalled], quiet: dict[str, Stalled]) -> list[Target]:
+    lazy, quiet_lazy = results[LAZY], quiet[LAZY]
     noise = statistics.quantiles(map(abs, results[AGAIN].times), n=4)[2]
     return [
-        Target("a lazy save: extra CPU over torch.save's", 0.15, lazy.cpu_seconds / results[TORCH].cpu_seconds),
-        Target("a lazy save: extra CPU over DCP async_save's", 0.1, lazy.cpu_seconds / results[DCP].cpu_seconds),
+        Target(f"a lazy save: extra CPU over that of {name}", limit, quiet_lazy.cpu_seconds / quiet[name].cpu_seconds)
+        for name, limit in ((TORCH, 0.15), (DCP, 0.1))
+    ] + [
         Target("a lazy save: wall time lost, within what two loops without saves differ by", noise, lazy.seconds, "s"),
         Target("a lazy save: blocked at once", 5.0, 1e3 * lazy.blocked_seconds, "ms"),
     ]

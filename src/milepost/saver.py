@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 from milepost.checkpoint.saving import store
 from milepost.engine.background import Background
 from milepost.errors import SaveError, SnapshotError
-from milepost.state.buffers import HostBuffers, available_nbytes
+from milepost.state.buffers import HostBuffers
 from milepost.state.guard import Guard
 from milepost.state.optimizers import changed_by_step, may_step_unseen
 from milepost.state.snapshot import Snapshot
@@ -228,7 +228,7 @@ class Saver:
     def _begin(
         self, name: str, snapshot: Snapshot, facts: Mapping[str, Any], then: Callable[[Stat], object]
     ) -> _Flight:
-        self._buffers.limit_nbytes = self._buffers.nbytes + available_nbytes() // 2
+        self._buffers.limit_nbytes = None  # other programs may have taken memory since, or given some back
         is_lazy = self._mode == "lazy" and not any(map(may_step_unseen, self._optimizers))
         optimizers = self._optimizers if is_lazy else ()
         changed = {id(tensor) for optimizer in optimizers for tensor in changed_by_step(optimizer)}

@@ -16,7 +16,7 @@ class HostBuffers:
 
     Attributes:
         nbytes: What all of them take.
-        limit_nbytes: What all of them may take.
+        limit_nbytes: What all of them may take; None for half of what the machine has left when one has to be made.
 
     Example:
         >>> buffers = HostBuffers()
@@ -31,7 +31,7 @@ class HostBuffers:
 
     def __init__(self) -> None:
         self.nbytes = 0
-        self.limit_nbytes = 0
+        self.limit_nbytes: int | None = None
         self._free: defaultdict[tuple[int, bool], list[torch.Tensor]] = defaultdict(list)
 
     def take(self, nbytes: int, *, is_pinned: bool = False, is_needed: bool = False) -> torch.Tensor | None:
@@ -44,6 +44,8 @@ class HostBuffers:
         """
         if kept := self._free[nbytes, is_pinned]:
             return kept.pop()
+        if self.limit_nbytes is None:
+            self.limit_nbytes = self.nbytes + available_nbytes() // 2
         if self.nbytes + nbytes > self.limit_nbytes:
             self._let_go()
             if self.nbytes + nbytes > self.limit_nbytes and not is_needed:

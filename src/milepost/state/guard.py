@@ -45,6 +45,10 @@ class State(Enum):
     DONE = auto()
 
 
+def _nothing() -> None:
+    """Wait for a copy that was not begun."""
+
+
 class Slot:
     """One tensor of a snapshot."""
 
@@ -61,7 +65,7 @@ class Slot:
         self.copy: torch.Tensor | None = None
         self.content: memoryview | None = None
         self.reference: bytes | None = None
-        self.wait: Callable[[], object] = lambda: None
+        self.wait: Callable[[], object] = _nothing
 
     @property
     def nbytes(self) -> int:
@@ -133,7 +137,7 @@ class Guard:
         self._slots: list[Slot] = []
         self._live: list[Slot] = []
         for name, tensor in snapshot.tensors.items():
-            is_live = can_stay_live(tensor) and stays_live(name, tensor)
+            is_live = stays_live(name, tensor) and can_stay_live(tensor)
             slot = Slot(name, tensor, self._lanes[tensor.device], is_watched=is_live)
             array = snapshot.arrays[name]
             array.content, array.release = partial(self._content, slot), partial(self._release, slot)

@@ -20,6 +20,10 @@ FROM_TORCH: dict[torch.dtype, str] = {getattr(torch, name): name for name in DTY
 TO_TORCH: dict[str, torch.dtype] = {name: dtype for dtype, name in FROM_TORCH.items()} | {"int4": torch.int8}
 
 
+_NUMPYS_TOO = {torch.float32, torch.float64, torch.float16, torch.int64, torch.int32}
+"""Those of NumPy's dtypes that most tensors have; to look at others as bytes takes an operator of torch's."""
+
+
 def array_of(name: str, kind: str, tensor: torch.Tensor) -> Array:
     """Name `tensor` for a file; its bytes are taken when the writer asks for them.
 
@@ -38,15 +42,15 @@ def array_of(name: str, kind: str, tensor: torch.Tensor) -> Array:
         raise UnsupportedStateError(
             name, found=f"a tensor that is {kind_of}", expected="a dense tensor", remedy="Convert it before saving."
         )
-    if tensor.dtype not in FROM_TORCH:
+    dtype = FROM_TORCH.get(tensor.dtype)
+    if dtype is None:
         raise UnsupportedStateError(
             name,
             found=f"a tensor of {tensor.dtype}",
             expected="one of " + ", ".join(FROM_TORCH.values()),
             remedy="Convert it before saving.",
         )
-    spec = ArraySpec(name, FROM_TORCH[tensor.dtype], tuple(tensor.shape))
-    return Array(spec, kind, partial(content_of, tensor))
+    return Array(ArraySpec(name, dtype, tuple(tensor.shape)), kind, partial(content_of, tensor))
 
 
 def content_of(tensor: torch.Tensor) -> memoryview:
@@ -61,9 +65,9 @@ def bytes_of(tensor: torch.Tensor) -> memoryview:
     """A flat, writable view of a contiguous CPU tensor's memory."""
     if tensor.ndim == 0 or tensor.stride(-1) != 1 or tensor.numel() == 0:  # contiguous whatever such strides are
         tensor = tensor.as_strided((tensor.numel(),), (1,))
-    content: npt.NDArray[np.uint8] = tensor.view(torch.uint8).numpy()
-    view = memoryview(content)  # type: ignore[arg-type]  # NumPy's stubs for Python 3.11 do not say that it is a buffer
-    return view if view.ndim == 1 else view.cast("B")
+    content: npt.NDArray[Any] = (tensor if tensor.dtype in _NUMPYS_TOO else tensor.view(torch.uint8)).numpy()
+    # NumPy's stubs for Python 3.11 do not say that it is a buffer.
+    return memoryview(content).cast("B")  # type: ignore[arg-type]
 
 
 def fills_from(place: torch.Tensor, dtype: str) -> bool:

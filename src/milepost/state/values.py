@@ -55,12 +55,16 @@ def pack(value: object, path: str, keep: Callable[[str, torch.Tensor], None]) ->
 def _pack(value: Any, path: str, keep: Callable[[str, torch.Tensor], None], depth: int) -> Any:
     if depth == 0:
         raise _unsupported(path, f"nesting deeper than {DEPTH_LIMIT} levels")
-    if isinstance(value, torch.Tensor):  # nearly every one, in the state of an optimizer
+    if isinstance(value, torch.Tensor):
         keep(path, value)
         return {ENTRY: path}
 
     def inner(item: object, name: object) -> Any:
-        return _pack(item, path if name is None else f"{path}.{name}" if path else str(name), keep, depth - 1)
+        below = path if name is None else f"{path}.{name}" if path else str(name)
+        if type(item) is torch.Tensor and depth > 1:  # nearly every one, in the state of an optimizer
+            keep(below, item)
+            return {ENTRY: below}
+        return _pack(item, below, keep, depth - 1)
 
     def items(values: Iterable[object]) -> list[Any]:
         return [inner(item, place) for place, item in enumerate(values)]
