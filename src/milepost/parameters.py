@@ -51,7 +51,7 @@ class Parameters(MutableMapping[str, "torch.Tensor | str"]):
         keys = dict(zip(index.entries, index.entries, strict=True)) | dict(index.aliases)
         hidden = {key: entry.kind for key, entry in index.entries.items() if entry.kind in (modules.EXTRA, "random")}
         self.beside = {name: key for name, key in keys.items() if hidden.get(key) == modules.EXTRA}
-        self._keys = {name: key for name, key in keys.items() if key not in hidden}
+        self._keys = {name: key for name, key in keys.items() if key not in hidden} if hidden else keys
         self._values: dict[str, torch.Tensor | str] = {}
         self._looks: dict[tuple[str, tuple[int, ...]], torch.Tensor] = {}
         self._is_verified = False

@@ -28,30 +28,33 @@ class Snapshot:
 
     def keep(self, name: str, kind: str, tensor: torch.Tensor) -> None:
         """Add a tensor under a name that is still free."""
-        self._claim(name)
+        if name in self.arrays or name in self.aliases:
+            raise _taken(name)
         self.arrays[name] = array_of(name, kind, tensor)
         self.tensors[name] = tensor
 
     def keep_text(self, name: str, kind: str, text: str) -> None:
         """Add a text under a name that is still free."""
-        self._claim(name)
+        if name in self.arrays or name in self.aliases:
+            raise _taken(name)
         content = memoryview(encode_text(text))
         self.arrays[name] = Array(ArraySpec(name, "str", ()), kind, lambda: content)
 
     def alias(self, name: str, target: str) -> None:
         """Let `name` stand for the tensor that is kept as `target`."""
-        self._claim(name)
+        if name in self.arrays or name in self.aliases:
+            raise _taken(name)
         self.aliases[name] = target
 
     def pack(self, value: object, path: str, kind: str) -> Any:
         """Turn `value` into JSON whose tensors are kept under names that begin with `path`."""
         return pack(value, path, lambda name, tensor: self.keep(name, kind, tensor))
 
-    def _claim(self, name: str) -> None:
-        if name in self.arrays or name in self.aliases:
-            raise UnsupportedStateError(
-                name,
-                found="two tensors of this name",
-                expected="one: those of the network, the optimizers, the random state and other objects differ",
-                remedy="Rename the module, the parameter or the object.",
-            )
+
+def _taken(name: str) -> UnsupportedStateError:
+    return UnsupportedStateError(
+        name,
+        found="two tensors of this name",
+        expected="one: those of the network, the optimizers, the random state and other objects differ",
+        remedy="Rename the module, the parameter or the object.",
+    )

@@ -59,19 +59,6 @@ def _pack(value: Any, path: str, keep: Callable[[str, torch.Tensor], None], dept
         keep(path, value)
         return {ENTRY: path}
 
-    def inner(item: object, name: object) -> Any:
-        below = path if name is None else f"{path}.{name}" if path else str(name)
-        if type(item) is torch.Tensor and depth > 1:  # nearly every one, in the state of an optimizer
-            keep(below, item)
-            return {ENTRY: below}
-        return _pack(item, below, keep, depth - 1)
-
-    def items(values: Iterable[object]) -> list[Any]:
-        return [inner(item, place) for place, item in enumerate(values)]
-
-    def pairs(values: dict[Any, Any]) -> list[list[Any]]:
-        return [[inner(key, None), inner(item, key)] for key, item in values.items()]
-
     kind = type(value)
     if value is None or kind in (bool, str):
         return value
@@ -79,10 +66,28 @@ def _pack(value: Any, path: str, keep: Callable[[str, torch.Tensor], None], dept
         return value if -(2**63) <= value < 2**64 else {INT: hex(value)}
     if kind is float:
         return value if math.isfinite(value) else {FLOAT: repr(value)}
+    if kind is dict and depth > 1 and _is_plain(value):  # what the state of an optimizer is made of, so quick
+        plain = {}
+        for key, item in value.items():
+            below = f"{path}.{key}" if path else key
+            if type(item) is torch.Tensor:
+                keep(below, item)
+                plain[key] = {ENTRY: below}
+            else:
+                plain[key] = _pack(item, below, keep, depth - 1)
+        return plain
+
+    def inner(item: object, name: object) -> Any:
+        return _pack(item, path if name is None else f"{path}.{name}" if path else str(name), keep, depth - 1)
+
+    def items(values: Iterable[object]) -> list[Any]:
+        return [inner(item, place) for place, item in enumerate(values)]
+
+    def pairs(values: dict[Any, Any]) -> list[list[Any]]:
+        return [[inner(key, None), inner(item, key)] for key, item in values.items()]
+
     if kind is list:
         return items(value)
-    if kind is dict and all(type(key) is str and not key.startswith("$") for key in value):
-        return {key: inner(item, key) for key, item in value.items()}
     if kind in _LISTS:
         # A set's order changes from process to process; one state has one form.
         return {_LISTS[kind]: items(value if isinstance(value, tuple) else sorted(value, key=repr))}
@@ -104,6 +109,13 @@ def _pack(value: Any, path: str, keep: Callable[[str, torch.Tensor], None], dept
     if kind is torch.device:
         return {DEVICE: str(value)}
     raise _unsupported(path, f"a {kind.__module__}.{kind.__qualname__}")
+
+
+def _is_plain(value: dict[Any, Any]) -> bool:
+    for key in value:  # noqa: SIM110 (quicker than all(...))
+        if type(key) is not str or key.startswith("$"):
+            return False
+    return True
 
 
 def is_tagged(packed: dict[str, Any]) -> bool:
