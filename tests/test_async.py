@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.clocks import FixedClock
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
@@ -24,16 +25,6 @@ from milepost.training_state import TrainingState
 
 MODES = (False, True, "lazy")
 BACKGROUND = ("copied", "lazy")
-
-
-class FixedClock:
-    """Each save is made at the same time."""
-
-    def now_seconds(self):
-        return 0.0
-
-    def unix_seconds(self):
-        return 1_790_000_040.0
 
 
 class Gate:

@@ -46,7 +46,7 @@ from milepost.format.collector import paused
 from milepost.graphs.meta import graph_meta
 from milepost.moment import Moment, Resumed, detached, floats
 from milepost.parameters import Parameters
-from milepost.paths import check_directory, check_which
+from milepost.paths import check_directory, check_path
 from milepost.policy.save import Progress
 from milepost.progress import TrainingProgress, keeps_state
 from milepost.run import Refusals, Run, Saved, tell
@@ -216,7 +216,7 @@ class CheckpointManager:
         """
         self.close()
         if which not in ("auto", "must"):
-            path = check_which(which)
+            path = _checkpoint(which)
             is_newest = path.parent.resolve() == self._storage.directory.resolve() and records.is_newest(
                 self._storage, self._prefix, path.name
             )
@@ -267,7 +267,7 @@ class CheckpointManager:
             CheckpointNotFoundError: No such file.
             LoadError: It does not fit; nothing has changed.
         """
-        path = check_which(which)
+        path = _checkpoint(which)
         self._saver.wait()  # what is being saved must not be changed
         with open_checkpoint(self._folder(path.parent), path.name) as parameters:
             loads = self._state.prepare(parameters, strict=strict)
@@ -606,6 +606,11 @@ class CheckpointManager:
     def _progress(self, moment: Moment) -> Progress:
         now = self._clock.now_seconds()
         return Progress(moment.epoch, moment.step, moment.global_step, now, is_epoch_end=moment.is_epoch_done is True)
+
+
+def _checkpoint(which: object) -> Path:
+    remedy = "Give a str or a Path; best() and latest() are None as long as there is none."
+    return check_path("which", which, remedy=remedy)
 
 
 def _give_back(saver: Saver, run: Run) -> None:

@@ -8,28 +8,13 @@ from pathlib import Path
 from milepost.errors import SettingError, SettingTypeError
 
 
-def check_ckpt_file_name(ckpt_file_name: object) -> Path:
-    """Return the path that a checkpoint is saved to or loaded from, or raise `SettingTypeError`."""
-    if not isinstance(ckpt_file_name, str | os.PathLike) or not os.fspath(ckpt_file_name):
-        raise SettingTypeError(
-            "ckpt_file_name",
-            found=repr(ckpt_file_name),
-            expected="the path of a checkpoint",
-            remedy="Give a str or a Path.",
-        )
-    return Path(ckpt_file_name)
-
-
-def check_which(which: object) -> Path:
-    """Return the path of a checkpoint that is asked for, or raise `SettingTypeError`."""
-    if not isinstance(which, str | os.PathLike):
-        raise SettingTypeError(
-            "which",
-            found=repr(which),
-            expected="the path of a checkpoint",
-            remedy="Give a str or a Path; best() and latest() are None as long as there is none.",
-        )
-    return Path(which)
+def check_path(
+    setting: str, value: object, what: str = "the path of a checkpoint", remedy: str = "Give a str or a Path."
+) -> Path:
+    """Return what a setting says as a path, or raise `SettingTypeError` with what was expected and the remedy."""
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+        raise SettingTypeError(setting, found=repr(value), expected=what, remedy=remedy)
+    return Path(value)
 
 
 def check_directory(directory: str | os.PathLike[str]) -> Path:

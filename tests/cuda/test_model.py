@@ -40,6 +40,19 @@ def test_a_model_trains_on_the_device_and_its_checkpoints_fit(tmp_path, mode):
     assert (tmp_path / "net-graph.meta").exists()
 
 
+def test_the_state_that_an_optimizer_has_moves_along():
+    """Network, batches and optimizer go to the device by themselves, in the middle of a training too."""
+    net = make_network()
+    optimizer = Momentum(net.parameters(), 0.1, 0.9)
+    Model(net, CrossEntropyLoss(), optimizer, device="cpu").train(1, make_batches())
+    model = Model(net, CrossEntropyLoss(), optimizer)
+    model.train(3, make_batches())
+    assert model.device.type == "cuda"
+    assert {parameter.device for parameter in net.parameters()} == {model.device}
+    assert {state["momentum_buffer"].device for state in optimizer.state.values()} == {model.device}
+    assert model.eval(make_batches())["accuracy"] > 0.9
+
+
 def test_a_model_that_was_cut_off_goes_on_exactly(tmp_path):
     """Two epochs in one go, and one and one, give the same network."""
     ends = []

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from tests.clocks import FixedClock
 from torch import nn
 
 from milepost import CheckpointConfig, CheckpointManager, load_checkpoint, save_checkpoint
@@ -15,16 +16,6 @@ from milepost.moment import Moment
 
 MODES = (False, "copied", "lazy")
 BACKGROUND = ("copied", "lazy")
-
-
-class FixedClock:
-    """Each save is made at the same time."""
-
-    def now_seconds(self):
-        return 0.0
-
-    def unix_seconds(self):
-        return 1_790_000_040.0
 
 
 class Training:

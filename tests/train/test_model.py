@@ -409,21 +409,6 @@ def test_the_device_is_the_cpu_where_it_is_given(network, blobs):
     assert {parameter.device for parameter in network.parameters()} == {torch.device("cpu")}
 
 
-# What it tests is a device other than the CPU, which nothing can stand in for.
-@pytest.mark.skipif(not torch.accelerator.is_available(), reason="needs an accelerator")
-def test_an_accelerator_is_chosen_and_loaded_optimizer_state_moves_along(make_network, blobs):
-    """Network, batches and the state that an optimizer has already go to the accelerator by themselves."""
-    network = make_network()
-    optimizer = Momentum(network.parameters(), 0.1, 0.9)
-    Model(network, CrossEntropyLoss(), optimizer, device="cpu").train(1, blobs)
-    model = Model(network, CrossEntropyLoss(), optimizer)
-    model.train(3, blobs)
-    assert model.device.type != "cpu"
-    assert {parameter.device for parameter in network.parameters()} == {model.device}
-    assert {state["momentum_buffer"].device for state in optimizer.state.values()} == {model.device}
-    assert model.eval(blobs)["accuracy"] > 0.9
-
-
 @pytest.mark.parametrize(("flags", "step_device"), [({}, "cpu"), ({"capturable": True}, "meta")])
 def test_optimizer_state_follows_its_parameters(flags, step_device):
     """State goes to its parameter's device; the count of steps only where torch wants it there."""

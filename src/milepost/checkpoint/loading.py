@@ -22,7 +22,7 @@ from milepost.interop.files import open_file
 from milepost.interop.mindspore import optimizers as foreign_optimizers
 from milepost.interop.mindspore.loading import translated
 from milepost.parameters import Parameters, no_part, sound
-from milepost.paths import check_ckpt_file_name
+from milepost.paths import check_path
 from milepost.state import modules, optimizers
 from milepost.state.names import has_prefix
 from milepost.state.report import LoadReport, Prepared, fold
@@ -93,7 +93,7 @@ def load_checkpoint(
         Linear: 2 loaded
           loaded: weight, bias
     """
-    path = check_ckpt_file_name(ckpt_file_name)
+    path = check_path("ckpt_file_name", ckpt_file_name)
     kept, dropped = _prefixes("specify_prefix", specify_prefix), _prefixes("filter_prefix", filter_prefix)
     if not isinstance(part, str):
         raise SettingTypeError("part", found=repr(part), expected="a name", remedy="Leave it out for the network.")

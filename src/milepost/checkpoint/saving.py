@@ -21,7 +21,7 @@ from milepost.format.dialect import DIALECT, check_dialect
 from milepost.format.encryption import DEFAULT as DEFAULT_MODE
 from milepost.interop.mindspore.writing import speak
 from milepost.parameters import Parameters, sound
-from milepost.paths import check_ckpt_file_name
+from milepost.paths import check_path
 from milepost.state import modules
 from milepost.state.snapshot import Snapshot
 from milepost.state.tensors import as_tensor, unusable
@@ -83,7 +83,7 @@ def save_checkpoint(
         ['bias', 'weight']
     """
     packaging = Packaging(format, enc_key, enc_mode, crc_check)
-    path = check_ckpt_file_name(ckpt_file_name)
+    path = check_path("ckpt_file_name", ckpt_file_name)
     if path.suffix != f".{packaging.format}":
         path = path.with_name(f"{path.name}.{packaging.format}")
     snapshot = Snapshot()

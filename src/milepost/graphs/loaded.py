@@ -11,13 +11,13 @@ import numpy as np
 from torch import Tensor
 
 from milepost.checkpoint.loading import load_checkpoint
-from milepost.errors import SettingTypeError
 from milepost.format import encryption
 from milepost.graphs import onnx_file
 from milepost.graphs.files import Part
 from milepost.graphs.meta import join, restate, sound
 from milepost.graphs.trace import need_onnx
 from milepost.origin import facts
+from milepost.paths import check_path
 from milepost.storage.local import LocalStorage
 
 if TYPE_CHECKING:
@@ -123,11 +123,9 @@ def read_model(
 
 
 def _path(value: object) -> Path:
-    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
-        raise SettingTypeError(
-            "graph_meta and ckpt_file_name",
-            found=repr(value),
-            expected="the paths of a -graph.meta file and of a checkpoint",
-            remedy="Give a str or a Path for each.",
-        )
-    return Path(value)
+    return check_path(
+        "graph_meta and ckpt_file_name",
+        value,
+        "the paths of a -graph.meta file and of a checkpoint",
+        "Give a str or a Path for each.",
+    )
