@@ -149,6 +149,11 @@ def test_block_4_retraining(trained, ResNet50, dataset):
         assert torch.equal(a, b), name
 
 
+def assert_same_but_for_rounding(output, expected):
+    """What is summed up to a small number from large ones is as uncertain as these."""
+    np.testing.assert_allclose(output, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
 def test_block_5_export(trained, ResNet50):
     """The GEIR file computes what the network computes, and has the name that was given."""
     size = [2, 1, 32, 32]
@@ -166,7 +171,7 @@ def test_block_5_export(trained, ResNet50):
 
     assert sorted(Path().glob("resnet50-2_32.*")) == [Path("resnet50-2_32.ckpt"), Path("resnet50-2_32.pb")]
     (output,) = geir.run(geir.load("resnet50-2_32.pb"), [Tensor(input)])
-    np.testing.assert_allclose(output, Model(resnet).predict(Tensor(input)).numpy(), rtol=1e-4, atol=1e-5)
+    assert_same_but_for_rounding(output, Model(resnet).predict(Tensor(input)).numpy())
 
 
 def test_block_5_with_onnx(trained, ResNet50):
@@ -180,4 +185,4 @@ def test_block_5_with_onnx(trained, ResNet50):
 
     session = onnxruntime.InferenceSession("resnet50-2_32.onnx", providers=["CPUExecutionProvider"])
     (output,) = session.run(None, {session.get_inputs()[0].name: input})
-    np.testing.assert_allclose(output, Model(resnet).predict(Tensor(input)).numpy(), rtol=1e-4, atol=1e-5)
+    assert_same_but_for_rounding(output, Model(resnet).predict(Tensor(input)).numpy())
