@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 
 
 @dataclass(frozen=True)
@@ -126,11 +127,11 @@ class Section:
 
 
 def measure(ways: Sequence[Way], rounds: int, warm_up: int = 1) -> dict[str, Result]:
-    """Do each way once in each round, beginning with another one every time, so that a drift hits all alike."""
+    """Do each way once in each round, in a new order every time: neither a drift nor who went before hits one alone."""
     costs: dict[str, list[Cost]] = {way.name: [] for way in ways}
+    order = Random(len(ways))
     for number in range(-warm_up, rounds):
-        first = number % len(ways)
-        for way in [*ways[first:], *ways[:first]]:
+        for way in order.sample(ways, len(ways)):
             if way.rounds is not None and not 0 <= number < way.rounds:
                 continue
             cost = _once(way)

@@ -70,12 +70,14 @@ class _Suite:
         return Way(name, partial(act, path), self._clear, has_memory=has_memory, rounds=rounds)
 
     def _clear(self) -> None:
-        # Pages of a file that is gone are not written back: nobody pays for another.
+        # Pages of a file that is gone are not written back: nobody pays for another. The sync gives its room back, and
+        # leaves the disk with nothing to do.
         for path in self._folder.iterdir():
             if path.is_dir():
                 shutil.rmtree(path)
             else:
                 path.unlink()
+        os.sync()
 
     def _table(self, what: str, base: str, ways: list[Way]) -> Table:
         return Table(f"{what}: {self._workload}", base, measure(ways, self._rounds))

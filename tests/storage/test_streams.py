@@ -133,9 +133,10 @@ def test_a_file_of_any_size_is_what_was_written(tmp_path, direct, way, nbytes):
     """In one piece and in many, with direct writes, and where they are refused at any point."""
     WAYS[way](direct)
     content = os.urandom(nbytes)
-    assert put(LocalStorage(tmp_path), content, []) == content
     cuts = sorted({min(nbytes, cut) for cut in (1, 64, 4096, BUFFER, 2 * BUFFER + 7)})
-    assert put(LocalStorage(tmp_path), content, cuts) == content
+    for is_background in (False, True):
+        assert put(LocalStorage(tmp_path), content, [], is_background=is_background) == content
+        assert put(LocalStorage(tmp_path), content, cuts, is_background=is_background) == content
     assert os.listdir(tmp_path) == ["a.ckpt"]
 
 
@@ -145,8 +146,9 @@ def test_a_file_of_any_size_is_what_was_written(tmp_path, direct, way, nbytes):
     slice_nbytes=st.sampled_from([1, 4096, 10_000, 1 << 20]),
     way=st.sampled_from(["as it comes", "the flag is refused", "direct writes are refused"]),
     large=st.sampled_from([1, 4096, 256 << 10]),
+    is_background=st.booleans(),
 )
-def test_arrays_of_any_sizes_come_back_from_a_disk(tmp_path_factory, sizes, slice_nbytes, way, large):
+def test_arrays_of_any_sizes_come_back_from_a_disk(tmp_path_factory, sizes, slice_nbytes, way, large, is_background):
     """Large and small ones, cut into slices or not; the index and every checksum are right."""
     contents = {f"w{place}": os.urandom(nbytes) for place, nbytes in enumerate(sizes)}
     arrays = [
@@ -162,7 +164,7 @@ def test_arrays_of_any_sizes_come_back_from_a_disk(tmp_path_factory, sizes, slic
         patch.setattr("milepost.format.ckpt_plan.LARGE_NBYTES", large)
         WAYS[way](patch)
         storage = LocalStorage(tmp_path_factory.mktemp("disk"))
-        write(storage, "a.ckpt", plan(arrays, {}, slice_nbytes=slice_nbytes))
+        write(storage, "a.ckpt", plan(arrays, {}, slice_nbytes=slice_nbytes), is_background=is_background)
     with Reader(storage, "a.ckpt") as reader:
         reader.verify()
         assert {name: bytes(reader.read(name)) for name in reader.index.entries} == contents
@@ -184,7 +186,7 @@ def test_a_large_content_is_what_was_written_wherever_it_lies(tmp_path, direct, 
     contents = [memory_at(place, nbytes) for _ in range(3)]
     before, between = os.urandom(64), os.urandom(-nbytes % 512)
     expected = before + between.join([bytes(content) for content in contents])
-    with LocalStorage(tmp_path).create("a.ckpt", len(expected)) as file:
+    with LocalStorage(tmp_path).create("a.ckpt", len(expected), is_background=True) as file:
         file.write(before)
         for number, content in enumerate(contents):
             if number:
@@ -208,7 +210,7 @@ def needs_direct_writes(folder: Path) -> None:
 
 @pytest.mark.parametrize("alignment", [4, 512])
 def test_what_lies_in_memory_as_in_the_file_is_not_copied(tmp_path, direct, alignment):
-    """But for its edges, which share a page of the file with others: the device takes it from the memory itself."""
+    """In the background; but for its edges, which share a page of the file with others."""
     needs_direct_writes(tmp_path)
     taken = []
 
@@ -226,13 +228,39 @@ def test_what_lies_in_memory_as_in_the_file_is_not_copied(tmp_path, direct, alig
 
     direct.setattr(os, "pwritev", take)
     content, aside = memory_at(64, 10 * BUFFER), memory_at(68, 10 * BUFFER)
-    with LocalStorage(tmp_path).create("a.ckpt", 64 + 20 * BUFFER) as file:
+    with LocalStorage(tmp_path).create("a.ckpt", 64 + 20 * BUFFER, is_background=True) as file:
         for piece in (bytes(64), aside, content):  # what lies right for one device only comes first
             file.write(piece)
         file.commit()
     assert (tmp_path / "a.ckpt").read_bytes() == bytes(64) + aside + content
     inside = [(streams._address(piece) + 4096 - 64, 10 * BUFFER - 4096) for piece in (aside, content)]
     assert taken == (inside if alignment == 4 else inside[1:])
+
+
+def test_a_save_that_is_waited_for_copies_all_of_it(tmp_path, direct):
+    """The next buffer is filled while one is on its way, which takes less time than to write from where it lies."""
+    direct.setattr(os, "pwritev", refused(errno.EIO))
+    content = memory_at(64, 10 * BUFFER)
+    with LocalStorage(tmp_path).create("a.ckpt", 64 + len(content)) as file:
+        file.write(bytes(64))
+        file.write(content)
+        file.commit()
+    assert (tmp_path / "a.ckpt").read_bytes() == bytes(64) + content
+
+
+def test_buffers_need_no_huge_pages(tmp_path, direct):
+    """A kernel without them refuses the advice, and the memory is as good."""
+    refusals = []
+
+    class Memory(mmap.mmap):
+        def madvise(self, *_: object) -> None:
+            refusals.append(OSError(errno.EINVAL, "planned"))
+            raise refusals[0]
+
+    direct.setattr(mmap, "mmap", Memory)
+    content = os.urandom(5 * BUFFER + 1)
+    assert put(LocalStorage(tmp_path), content, []) == content
+    assert refusals
 
 
 @pytest.mark.parametrize("reason", [errno.ENOSPC, errno.EIO])
@@ -242,7 +270,7 @@ def test_a_content_that_cannot_be_taken_from_where_it_lies_is_told(tmp_path, dir
     storage = LocalStorage(tmp_path)
     put(storage, b"old", [])
     direct.setattr(os, "pwritev", refused(reason))
-    with pytest.raises(SaveError) as caught, storage.create("a.ckpt", 5 * BUFFER) as file:
+    with pytest.raises(SaveError) as caught, storage.create("a.ckpt", 5 * BUFFER, is_background=True) as file:
         file.write(memory_at(0, 5 * BUFFER))
     assert caught.value.errno == reason
     assert (tmp_path / "a.ckpt").read_bytes() == b"old"

@@ -30,12 +30,15 @@ class SealedStorage(LocalStorage):
         super().__init__(directory)
         self._packaging = packaging
 
-    def create(self, name: str, nbytes: int, *, is_durable: bool = True) -> NewFile:
+    def create(self, name: str, nbytes: int, *, is_durable: bool = True, is_background: bool = False) -> NewFile:
         """Begin a file that is `nbytes` bytes long before it is packaged."""
         around = self._packaging.around() if name.endswith(SUFFIX) else None
         if around is None:
-            return super().create(name, nbytes, is_durable=is_durable)
-        return _NewSealedFile(super().create(name, around.nbytes_of(nbytes), is_durable=is_durable), around)
+            return super().create(name, nbytes, is_durable=is_durable, is_background=is_background)
+        nbytes = around.nbytes_of(nbytes)
+        return _NewSealedFile(
+            super().create(name, nbytes, is_durable=is_durable, is_background=is_background), around
+        )
 
     def open(self, name: str) -> StoredFile:
         """Open a file; one that is encrypted is what was encrypted."""

@@ -37,7 +37,7 @@ def write(
         SaveError: The storage refused; what had the name is untouched, nothing unfinished is left.
     """
     try:
-        with storage.create(name, plan.nbytes, is_durable=is_durable) as file:
+        with storage.create(name, plan.nbytes, is_durable=is_durable, is_background=is_background) as file:
             if is_background or plan.nbytes < PARALLEL_NBYTES:
                 _stream(plan.chunks(), file)
             else:

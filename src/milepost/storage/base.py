@@ -95,10 +95,12 @@ class Storage(Protocol):
     def open(self, name: str) -> StoredFile:
         """Open a committed file, or raise `CheckpointNotFoundError`; anything but a regular file is refused."""
 
-    def create(self, name: str, nbytes: int, *, is_durable: bool = True) -> NewFile:
+    def create(self, name: str, nbytes: int, *, is_durable: bool = True, is_background: bool = False) -> NewFile:
         """Begin a file of at most `nbytes` bytes that will be called `name`; raise `SaveError` where it cannot be.
 
         Without `is_durable`, a commit gives the file its name in one step too, but a power cut may still take it away.
+        With `is_background`, nobody waits for the file, and the processor is needed elsewhere: what spares its time
+        is preferred to what is soon done.
         """
 
     def link(self, source: str, name: str) -> None:

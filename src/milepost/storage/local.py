@@ -126,13 +126,13 @@ class LocalStorage:
             )
         return LocalFile(where, descriptor, status.st_size)
 
-    def create(self, name: str, nbytes: int, *, is_durable: bool = True) -> NewFile:
+    def create(self, name: str, nbytes: int, *, is_durable: bool = True, is_background: bool = False) -> NewFile:
         """Begin a file of `nbytes` bytes; raises `SaveError` at once if the disk has less room than that."""
         where = self.where(check_name(self.where(), name))
         try:
             _make_folder(self.directory, is_durable=is_durable)
             _check_room(self.directory, where, nbytes)
-            return NewLocalFile(self.directory, name, nbytes, is_durable=is_durable)
+            return NewLocalFile(self.directory, name, nbytes, is_durable=is_durable, is_background=is_background)
         except SaveError:
             raise
         except OSError as error:
@@ -314,10 +314,11 @@ class LocalFile:
 class NewLocalFile:
     """A temporary sibling of the file in the making, held by this process."""
 
-    def __init__(self, directory: Path, name: str, nbytes: int, *, is_durable: bool) -> None:
+    def __init__(self, directory: Path, name: str, nbytes: int, *, is_durable: bool, is_background: bool) -> None:
         self._path = directory / name
         self._nbytes = nbytes
         self._is_durable = is_durable
+        self._is_background = is_background
         self._file = self._create(directory, name)
         try:
             self._stream = self._begin()
@@ -341,7 +342,7 @@ class NewLocalFile:
             with suppress(OSError):  # many file systems have no direct writes
                 bypass(descriptor, is_on=True)
                 try:
-                    return PastCache(descriptor)
+                    return PastCache(descriptor, is_in_place=self._is_background)
                 except OSError:  # no memory for its buffers
                     bypass(descriptor, is_on=False)
         return ThroughCache(descriptor, is_early=self._is_durable)

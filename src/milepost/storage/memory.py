@@ -42,7 +42,14 @@ class MemoryStorage:
             )
         return MemoryFile(self.where(name), self._files[name][0])
 
-    def create(self, name: str, nbytes: int, *, is_durable: bool = True) -> NewFile:  # noqa: ARG002 (it is memory)
+    def create(
+        self,
+        name: str,
+        nbytes: int,  # noqa: ARG002 (it is memory)
+        *,
+        is_durable: bool = True,  # noqa: ARG002
+        is_background: bool = False,  # noqa: ARG002
+    ) -> NewFile:
         """Begin a file."""
         check_name(self.where(), name)
         self.meet_fault("create", name)

@@ -1,10 +1,10 @@
 """Bytes into an open file: through the page cache, or past it. Names, locks and durability are not known here.
 
-Past the page cache (O_DIRECT) no page of the cache is allocated, filled, and written back. The device takes what is
-large from where it lies, if it lies there as in the file, up to a multiple of what the device asks for; everything else
-is copied once, into a small aligned buffer, which goes to the device while the next is filled. It pays for large files
-that must reach the disk anyway. Through the page cache, a file that must reach the disk is written back from the start
-on, not only by the fsync at its end.
+Past the page cache (O_DIRECT) no page of the cache is allocated, filled, and written back: the bytes are copied once,
+into a small aligned buffer, which goes to the device while the next is filled. It pays for large files that must reach
+the disk anyway. Where the processor's time counts for more than the file's, the device takes what is large from where
+it lies, if it lies there as in the file, up to a multiple of what the device asks for. Through the page cache, a file
+that must reach the disk is written back from the start on, not only by the fsync at its end.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import fcntl
 import mmap
 import os
 import threading
+from contextlib import suppress
 from queue import SimpleQueue
 from typing import Protocol
 
@@ -91,18 +92,21 @@ class PastCache:
 
     Args:
         descriptor: The file, as `bypass` left it.
+        is_in_place: Whether what is large is written from where it lies, if it can be. That spares the processor the
+            copy, but takes longer: the next write is not begun meanwhile, and memory that others have cut into pages
+            goes to the device in many pieces.
     """
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, *, is_in_place: bool) -> None:
         self._descriptor = descriptor
         self._nbytes = 0
         self._error: BaseException | None = None
-        self._free: SimpleQueue[mmap.mmap] = SimpleQueue()
-        self._full: SimpleQueue[tuple[mmap.mmap, int] | None] = SimpleQueue()
-        for _ in range(BUFFERS):
-            self._free.put(mmap.mmap(-1, BUFFER_NBYTES))  # begins at a page, as O_DIRECT wants it
+        self._free: SimpleQueue[memoryview] = SimpleQueue()
+        self._full: SimpleQueue[tuple[memoryview, int] | None] = SimpleQueue()
+        for buffer in _buffers():
+            self._free.put(buffer)
         self._buffer, self._filled = self._free.get(), 0
-        self._alignments = list(MEMORY_ALIGNMENTS)
+        self._alignments = list(MEMORY_ALIGNMENTS) if is_in_place else []
         self._threads: list[threading.Thread] = []
         for _ in range(THREADS):
             thread = threading.Thread(target=self._work, name="milepost-writer", daemon=True)
@@ -129,7 +133,7 @@ class PastCache:
         self.abandon()
         self._raise()
         bypass(self._descriptor, is_on=False)
-        _write_at(self._descriptor, memoryview(self._buffer)[: self._filled], self._nbytes)
+        _write_at(self._descriptor, self._buffer[: self._filled], self._nbytes)
         self._nbytes, self._filled = self._nbytes + self._filled, 0
         return self._nbytes
 
@@ -153,7 +157,7 @@ class PastCache:
         edge = -self._filled % _PAGE_NBYTES
         whole = (len(content) - edge) // _PAGE_NBYTES * _PAGE_NBYTES
         _copy(self._buffer, self._filled, content[:edge])
-        pieces = [memoryview(self._buffer)[: self._filled + edge], content[edge : edge + whole]]
+        pieces = [self._buffer[: self._filled + edge], content[edge : edge + whole]]
         try:
             _write_all_at(self._descriptor, pieces, self._nbytes)
         except OSError as error:
@@ -189,21 +193,30 @@ class PastCache:
                 self._error = error
             self._free.put(buffer)
 
-    def _write(self, buffer: mmap.mmap, offset: int) -> None:
+    def _write(self, buffer: memoryview, offset: int) -> None:
         try:
-            _write_at(self._descriptor, memoryview(buffer), offset)
+            _write_at(self._descriptor, buffer, offset)
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
             # A file system that takes the flag need not take the writes.
             bypass(self._descriptor, is_on=False)
-            _write_at(self._descriptor, memoryview(buffer), offset)
+            _write_at(self._descriptor, buffer, offset)
 
 
 def bypass(descriptor: int, *, is_on: bool) -> None:
     """Turn O_DIRECT on or off, on the only descriptor that a held file may have; `OSError` where that is refused."""
     flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
     fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_DIRECT if is_on else flags & ~os.O_DIRECT)
+
+
+def _buffers() -> list[memoryview]:
+    """Memory that begins at a page, as O_DIRECT wants it; in huge pages, each of which is one piece for the device."""
+    memory = mmap.mmap(-1, BUFFERS * BUFFER_NBYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with suppress(OSError, AttributeError):  # a kernel, or a Python, that has none
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    view = memoryview(memory)
+    return [view[begin : begin + BUFFER_NBYTES] for begin in range(0, len(view), BUFFER_NBYTES)]
 
 
 def _write_at(descriptor: int, content: memoryview, offset: int) -> None:
@@ -227,7 +240,7 @@ def _address(content: memoryview) -> int:
     return int(np.frombuffer(content, np.uint8).__array_interface__["data"][0])
 
 
-def _copy(buffer: mmap.mmap, offset: int, content: memoryview) -> None:
+def _copy(buffer: memoryview, offset: int, content: memoryview) -> None:
     if len(content) < _SMALL_NBYTES:
         buffer[offset : offset + len(content)] = content
         return
