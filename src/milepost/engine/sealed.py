@@ -36,9 +36,7 @@ class SealedStorage(LocalStorage):
         if around is None:
             return super().create(name, nbytes, is_durable=is_durable, is_background=is_background)
         nbytes = around.nbytes_of(nbytes)
-        return _NewSealedFile(
-            super().create(name, nbytes, is_durable=is_durable, is_background=is_background), around
-        )
+        return _NewSealedFile(super().create(name, nbytes, is_durable=is_durable, is_background=is_background), around)
 
     def open(self, name: str) -> StoredFile:
         """Open a file; one that is encrypted is what was encrypted."""

@@ -33,7 +33,7 @@ LOCK_SUFFIX = ".lock"
 RESERVE_NBYTES = 4 << 20
 """From here on a file's room on the disk is taken before it is written; smaller ones do not gain by that."""
 
-DIRECT_NBYTES = 512 << 20
+DIRECT_NBYTES = 256 << 20
 """From here on a file that has to be durable is written past the page cache: as quick where memory is free, quicker
 where it is not (docs/performance.md). Below, through the cache and back from the start on is quicker."""
 
