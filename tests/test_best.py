@@ -139,6 +139,49 @@ def test_without_a_monitor_there_is_no_best(tmp_path):
         manager_of(tmp_path).best()
 
 
+def test_a_monitor_that_is_never_reported_is_told_of(tmp_path):
+    """A typing error would lose the best: once, when an epoch has ended, with the names that there are."""
+
+    def train():
+        with manager_of(tmp_path, monitor="acuracy") as checkpoints:
+            progress = checkpoints.start()
+            for epoch in progress.epochs(3):
+                for _ in progress.steps(range(2)):
+                    checkpoints.step(loss=1.0)
+                checkpoints.report(accuracy=0.1 * epoch)
+
+    with pytest.warns(UserWarning, match="'acuracy' was never reported, only 'accuracy', 'loss'") as told:
+        train()
+    assert [each.filename for each in told] == [__file__]
+
+
+@pytest.mark.parametrize("figures", [{}, {"loss": 1.0}])
+def test_a_monitor_without_any_report_is_told_of_at_the_end(tmp_path, figures):
+    """Until then it may still come."""
+    checkpoints = manager_of(tmp_path, monitor="accuracy")
+    progress = checkpoints.start()
+    for _ in progress.epochs(2):
+        for _ in progress.steps(range(2)):
+            checkpoints.step(**figures)
+    with pytest.warns(UserWarning, match="never reported, only " + ("'loss'" if figures else "nothing")) as told:
+        checkpoints.close()
+    checkpoints.close()
+    assert [each.filename for each in told] == [__file__]
+
+
+@pytest.mark.parametrize("way", ["with each step", "at times", "before the resume", "nothing was trained"])
+def test_a_monitor_that_is_reported_at_all_is_not_told_of(tmp_path, way):
+    """However rarely, and by whom."""
+    if way == "before the resume":
+        run(tmp_path, [0.5])
+    with manager_of(tmp_path, monitor="accuracy", save_checkpoint_steps=3) as checkpoints:
+        progress = checkpoints.resume()
+        for epoch in progress.epochs(2 if way != "nothing was trained" else 0):
+            for _ in progress.steps(range(2)):
+                checkpoints.step(**({"accuracy": 0.5} if way == "with each step" else {}))
+            checkpoints.report(**({"accuracy": 0.5} if way == "at times" and epoch == 1 else {"loss": 1.0}))
+
+
 def test_a_restore_changes_the_state_and_not_the_place(tmp_path):
     """To evaluate the best network, or to go back after a divergence."""
     checkpoints = run(tmp_path, [0.9, 0.5], keep_checkpoint_max=10)

@@ -6,6 +6,7 @@ import copy
 import errno
 import os
 import pickle
+import re
 import subprocess
 import sys
 import warnings
@@ -833,6 +834,7 @@ def test_where_warnings_are_errors_an_incomplete_load_changes_nothing():
     assert torch.equal(net.weight, before)
 
 
+@pytest.mark.filterwarnings("ignore:.*no name begins")
 @pytest.mark.parametrize(
     "state",
     [[1], {"optimizer": {}}, {"optimizer": {"class": "Adam", "groups": [{"params": 3}]}}, {"extra": [1]}, {"extra": 3}],
@@ -892,6 +894,71 @@ def test_an_error_keeps_its_errno_on_the_way_between_processes():
     error.errno = errno.ENOSPC
     again = pickle.loads(pickle.dumps(error))
     assert (str(again), again.errno, again.remedy) == (str(error), errno.ENOSPC, "Free some.")
+
+
+@pytest.mark.parametrize("form", ["values", "file"])
+@pytest.mark.parametrize(
+    ("beginning", "remedy"), [("model.", r"rename={'model\.': ''}"), ("", r"rename={'': 'net\.'}")]
+)
+def test_names_that_one_beginning_makes_fit_are_told_of(path, form, beginning, remedy):
+    """Whole trainings are often saved as ``{"model": net.state_dict(), ...}``, and networks are put into others."""
+    net = nn.Linear(2, 1)
+    values = {f"{beginning}{name}": value for name, value in net.state_dict().items()}
+    target = net if beginning else nn.ModuleDict({"net": nn.Linear(2, 1)})
+    if form == "file":
+        values = load_checkpoint(save_checkpoint(values, path))
+    with pytest.raises(NothingLoadedError, match=f"Load it with {remedy}: then they fit") as caught:
+        load_param_into_net(target, values)
+    rename = eval(caught.value.remedy[caught.value.remedy.index("{") : caught.value.remedy.index("}") + 1])
+    assert len(load_param_into_net(target, values, rename=rename).loaded) == 2
+
+
+def test_of_beginnings_that_fit_as_well_none_is_told():
+    """One of them would load the wrong part."""
+    parts = nn.ModuleDict({"generator": nn.Linear(2, 1), "critic": nn.Linear(2, 1)})
+    with pytest.raises(NothingLoadedError, match="Check that the checkpoint is of this network"):
+        load_param_into_net(nn.Linear(2, 1), dict(parts.state_dict()))
+
+
+@pytest.mark.parametrize("from_file", [True, False])
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"rename": {"modle.": "", "w": "w"}}, "no name begins with 'modle.', as rename has it"),
+        ({"filter_prefix": ["weigh", "head"]}, "no name begins with 'weigh' or 'head', as filter_prefix has it"),
+        ({"specify_prefix": ["weight", "bias", "ban"]}, "no name begins with 'ban', as specify_prefix has it"),
+    ],
+)
+def test_a_beginning_that_no_name_has_is_told_of(path, settings, message, from_file):
+    """It does nothing, and was hardly written for that."""
+    net = nn.Linear(2, 1)
+    values = load_checkpoint(save_checkpoint(net, path)) if from_file else dict(net.state_dict())
+    with pytest.warns(UserWarning, match=f"{path if from_file else 'parameter_dict'}: {re.escape(message)}") as told:
+        assert load_param_into_net(net, values, **settings).loaded == ("weight", "bias")
+    assert [each.filename for each in told] == [__file__]
+
+
+@pytest.mark.parametrize(
+    ("name", "written"), [("a", "a.ckpt"), ("a.pt", "a.pt.ckpt"), ("a.safetensors", "a.safetensors")]
+)
+def test_a_name_says_in_which_format_it_is_saved(tmp_path, name, written):
+    """As for `convert`; without one of the two endings it is a `.ckpt`."""
+    path = save_checkpoint(nn.Linear(2, 1), tmp_path / name)
+    assert path == tmp_path / written
+    assert load_checkpoint(path).index.container == (
+        "safetensors" if path.suffix == ".safetensors" else "milepost ckpt"
+    )
+    assert save_checkpoint(nn.Linear(2, 1), path, format=path.suffix[1:]) == path
+
+
+@pytest.mark.parametrize(("name", "form"), [("a.ckpt", "safetensors"), ("a.safetensors", "ckpt")])
+def test_a_name_that_says_another_format_is_refused(tmp_path, name, form):
+    """One of the two is a mistake."""
+    with pytest.raises(
+        SettingError, match=f"^format: found '{form}' for {name}; expected '{name[2:]}', or a name that"
+    ):
+        save_checkpoint(nn.Linear(2, 1), tmp_path / name, format=form)
+    assert list(tmp_path.iterdir()) == []
 
 
 BODY = {"old.body.weight": torch.full((2, 3), 5.0), "old.body.bias": torch.zeros(2), "fc.weight": torch.ones(9, 2)}

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import inspect
 import pickle
+import re
 from fractions import Fraction
 
 import numpy as np
@@ -225,6 +226,21 @@ def test_a_policy_beside_a_setting_of_its_pair_is_refused(policy, setting):
     ((name, _),), ((field, _),) = policy.items(), setting.items()
     with pytest.raises(SettingError, match=f"^{name}: found a policy and {field}="):
         CheckpointConfig(**policy, **setting)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"check_snapshots": True}, 'check_snapshots: found True and async_save=False; expected async_save="lazy"'),
+        ({"check_snapshots": True, "async_save": "copied"}, "check_snapshots: found True and async_save='copied'"),
+        ({"when_busy": "skip"}, "when_busy: found 'skip' and async_save=False; expected async_save=True"),
+        ({"enc_mode": "AES-CBC"}, "enc_mode: found 'AES-CBC' and no enc_key; expected the key"),
+    ],
+)
+def test_a_setting_that_would_do_nothing_is_refused(settings, message):
+    """Who gives it believes that it does something; the error names what is missing beside it."""
+    with pytest.raises(SettingError, match=f"^{re.escape(message)}"):
+        CheckpointConfig(**settings)
 
 
 @pytest.mark.parametrize(

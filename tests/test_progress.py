@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 from milepost.config import CheckpointConfig
 from milepost.errors import LoadError, SettingError, TrainingError
 from milepost.manager import CheckpointManager
+from milepost.policy.save import EveryEpochs
 from milepost.progress import TrainingProgress
 
 
@@ -172,6 +173,63 @@ def test_a_loop_of_one_s_own_is_counted_by_its_steps(tmp_path):
         for _ in range(3):
             checkpoints.step(loss=1.0)
     assert checkpoints.latest().name == "CKP-1_3.ckpt"
+
+
+def plain(folder, *, has_epochs, stop=None, skips=False):
+    """A training that draws its batches by itself; returns those that were trained with."""
+    seen = []
+    with CheckpointManager(folder, nn.Linear(1, 1)) as checkpoints:
+        progress = checkpoints.resume()
+        done = progress.step
+        for _ in progress.epochs(1) if has_epochs else range(1):
+            for place, batch in enumerate("abc"):
+                if skips and place < done:
+                    continue
+                checkpoints.step()
+                seen.append(batch)
+                if place + 1 == stop:
+                    checkpoints.close()
+                    return "".join(seen)
+    return "".join(seen)
+
+
+@pytest.mark.parametrize("has_epochs", [False, True])
+def test_batches_that_were_drawn_by_progress_are_not_trained_with_again_in_silence(tmp_path, has_epochs):
+    """A plain loop after the resume would begin the epoch anew: its first step is refused, and nothing is saved."""
+    run(tmp_path, [1, 2, 3], stop=2)
+    for _ in range(2):
+        with pytest.raises(TrainingError, match=r"those that follow the first 2 of epoch 1.*in progress\.steps"):
+            plain(tmp_path, has_epochs=has_epochs)
+    assert sorted(path.name for path in tmp_path.glob("*.ckpt")) == ["CKP-1_1.ckpt", "CKP-1_2.ckpt"]
+
+
+@pytest.mark.parametrize("skips", [False, True])
+def test_epochs_whose_batches_are_drawn_elsewhere_are_told_that_these_have_to_be_skipped(tmp_path, skips):
+    """Once; whether they are, nobody else can know."""
+    assert plain(tmp_path, has_epochs=True, stop=2) == "ab"
+    with pytest.warns(UserWarning, match="2 steps of epoch 1 are done, and done again, unless") as told:
+        assert plain(tmp_path, has_epochs=True, skips=skips) == ("c" if skips else "abc")
+    assert [each.filename for each in told] == [__file__]
+
+
+def test_epochs_that_are_counted_by_progress_may_draw_by_themselves(tmp_path):
+    """At an epoch's start nothing of it has been drawn yet."""
+    for epochs in (1, 2):
+        with CheckpointManager(tmp_path, nn.Linear(1, 1), config=CheckpointConfig(save=EveryEpochs())) as checkpoints:
+            progress = checkpoints.resume()
+            for _ in progress.epochs(epochs):
+                for _ in range(3):
+                    checkpoints.step()
+    assert checkpoints.latest().name == "CKP-2_3.ckpt"
+
+
+def test_where_a_training_stands_can_be_printed(tmp_path):
+    """After a resume with the checkpoint's place."""
+    assert repr(TrainingProgress()) == "TrainingProgress(epoch=0, step=0, global_step=0)"
+    run(tmp_path, [1, 2, 3], stop=2)
+    with CheckpointManager(tmp_path, nn.Linear(1, 1)) as checkpoints:
+        where = str(tmp_path / "CKP-1_2.ckpt")
+        assert repr(checkpoints.resume()) == f"TrainingProgress(epoch=1, step=2, global_step=2, where={where!r})"
 
 
 def test_another_data_set_is_refused(tmp_path):

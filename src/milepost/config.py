@@ -96,8 +96,9 @@ class CheckpointConfig:
 
     Raises:
         SettingTypeError: A field of the wrong type.
-        SettingError: A negative or endless field, all four cancelled, a policy beside a setting of its pair, or a
-            `mode` or `keep_best` without a `monitor`.
+        SettingError: A negative or endless field, all four cancelled, a policy beside a setting of its pair, or what
+            means nothing without another: `mode` or `keep_best` without a `monitor`, `check_snapshots` or `when_busy`
+            without `async_save`, `enc_mode` without `enc_key`.
 
     Example:
         >>> CheckpointConfig(save_checkpoint_steps=32, keep_checkpoint_max=10).save_policy()
@@ -242,6 +243,18 @@ class CheckpointConfig:
         for name in ("exception_save", "save_on_signal", "check_snapshots"):
             if not isinstance(getattr(self, name), bool):
                 raise SettingTypeError(name, found=repr(getattr(self, name)), expected="a bool", remedy="Give True.")
+        if self.check_snapshots and self.save_mode() != "lazy":
+            raise self._without_effect("check_snapshots", 'async_save="lazy"', "only what is not copied can be torn")
+        if self.when_busy != "wait" and self.save_mode() == "sync":
+            raise self._without_effect("when_busy", "async_save=True", "no save is ever due while another is in flight")
+
+    def _without_effect(self, name: str, needed: str, reason: str) -> SettingError:
+        return SettingError(
+            name,
+            found=f"{getattr(self, name)!r} and async_save={self.async_save!r}",
+            expected=f"{needed} beside it: {reason}",
+            remedy=f"Give that too, or leave {name} out.",
+        )
 
     def _check_best(self) -> None:
         check_count("keep_best", self.keep_best)

@@ -17,7 +17,7 @@
     │   ├── MismatchError                             ... an entry's shape or dtype differs
     │   └── NothingLoadedError                        ... no name at all fits
     ├── GraphError               (RuntimeError)       a module cannot be turned into a graph
-    └── TrainingError            (ValueError)         `Model` was given what it cannot train or evaluate
+    └── TrainingError            (ValueError)         a training was given what it cannot go on with
 
 Each leaf is also the builtin kind that people already catch.
 """
@@ -138,4 +138,4 @@ class GraphError(MilepostError, RuntimeError):
 
 
 class TrainingError(MilepostError, ValueError):
-    """`Model` was given what it cannot train or evaluate."""
+    """A training, or `Model`, was given what it cannot go on with."""

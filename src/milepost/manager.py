@@ -290,6 +290,8 @@ class CheckpointManager:
             UnsupportedStateError: Something in the state cannot be stored.
             SnapshotError: With `CheckpointConfig.check_snapshots`, a tensor was written to unseen.
             SystemExit: With `CheckpointConfig.save_on_signal`, when a signal came: the step is saved.
+            TrainingError: The training goes on in the middle of an epoch, and its batch is not one of
+                `TrainingProgress.steps`: what is done would be done again.
         """
         if moment is None:
             self.progress.count_step()
@@ -363,12 +365,13 @@ class CheckpointManager:
             SaveError: As `wait`; the run is given back all the same.
             SnapshotError: As `step`.
         """
-        self._surface(self._end())
+        self.close_after(None)
 
     def close_after(self, error: BaseException | None) -> None:
         """As `close`, but after an error a failure is only told: what ends the training matters more."""
         failure = self._end()
         if error is None:
+            self._tell_unmeasured(is_over=True)
             self._surface(failure)
         elif failure is not None:
             warnings.warn(f"a checkpoint was not saved: {failure}", stacklevel=2)
@@ -513,6 +516,13 @@ class CheckpointManager:
         if moment.global_step == self.progress.global_step:
             self._save_if_due(moment)
             self._save_if_best(moment)
+        self._tell_unmeasured()
+
+    def _tell_unmeasured(self, *, is_over: bool = False) -> None:
+        if self._run is not None and self._last_moment is not None:
+            message = self._run.unmeasured(self._last_moment.metrics, is_over=is_over)
+            if message is not None:
+                warnings.warn(message, stacklevel=4 if is_over else 6)
 
     def _save_or_tell(self, moment: Moment, suffix: str = "", *, at_once: bool = False) -> None:
         def save() -> None:
@@ -610,7 +620,15 @@ class CheckpointManager:
 
 def _checkpoint(which: object) -> Path:
     remedy = "Give a str or a Path; best() and latest() are None as long as there is none."
-    return check_path("which", which, remedy=remedy)
+    path = check_path("which", which, remedy=remedy)
+    if which in ("best", "latest", "auto", "must") and not path.exists():
+        raise SettingError(
+            "which",
+            found=repr(which),
+            expected="the path of a checkpoint",
+            remedy="best() and latest() of the manager return the paths of this run's.",
+        )
+    return path
 
 
 def _give_back(saver: Saver, run: Run) -> None:

@@ -65,6 +65,10 @@ class TrainingProgress:
             self.history = list(resumed.history)
             self.epoch, self.step, self.global_step = resumed.epoch, resumed.step, resumed.global_step
 
+    def __repr__(self) -> str:
+        where = "" if self.where is None else f", where={self.where!r}"
+        return f"TrainingProgress(epoch={self.epoch}, step={self.step}, global_step={self.global_step}{where})"
+
     def begin_after(self, epochs: int) -> None:
         """Count `epochs` epochs as done, before a fresh start."""
         self.epoch = epochs + 1
@@ -142,8 +146,15 @@ class TrainingProgress:
         return self._is_in_epochs and self.is_at_last_step and not self._is_body_done
 
     def count_step(self) -> None:
-        """Count a step of a loop that does not draw its batches from `steps`."""
+        """Count a step of a loop that does not draw its batches from `steps`.
+
+        Raises:
+            TrainingError: It is the first of a training that goes on within batches that were drawn from there.
+        """
         if not self._is_in_steps:
+            if self._resumed is not None:
+                self._resumed.check_undrawn(is_counted=self._is_in_epochs)
+                self._resumed = None
             self.epoch = max(1, self.epoch)
             self.step += 1
             self.global_step += 1

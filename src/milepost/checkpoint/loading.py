@@ -123,6 +123,8 @@ def load_param_into_net(
 ) -> LoadReport:
     """Load parameters into a network, or the state saved with them into an optimizer; on an error nothing has changed.
 
+    What a `rename`, `filter_prefix` or `specify_prefix` has that begins no name at all is told in a warning, too.
+
     A wrapper's part of a name (``module.``, ``_orig_mod.``, ``_fsdp_wrapped_module.``) is looked through on both sides.
     Floats are converted among each other, and integers, where no value leaves its range; the report says so. What the
     network has and the checkpoint lacks stays as it is, with a warning.
@@ -178,6 +180,10 @@ def load_param_into_net(
 
 
 def _load(net: nn.Module | Optimizer, parameters: Mapping[str, Any], **settings: Any) -> LoadReport:
+    _check_mapping(parameters)
+    rename = settings["rename"]
+    if isinstance(net, nn.Module) and isinstance(rename, Mapping):
+        _tell_unused(parameters, "rename", rename, lambda name, beginning: name.startswith(str(beginning)))
     prepared = prepare(net, parameters, **settings)
     report = prepared.report
     left = [*report.missing, *map(str, report.mismatched)]
@@ -356,12 +362,30 @@ def _selected(
         selected = {name: parameters[name] for name in parameters if is_kept(name)}
     if parameters and not selected:
         raise NothingLoadedError(
-            parameters.where if isinstance(parameters, Parameters) else "parameter_dict",
+            _where(parameters),
             found="names like " + ", ".join(fold(parameters)[:3]),
             expected=f"some that remain after specify_prefix={kept} and filter_prefix={dropped}",
             remedy="Check the prefixes.",
         )
+    for field, prefixes in (("specify_prefix", kept), ("filter_prefix", dropped)):
+        _tell_unused(parameters, field, prefixes or (), lambda name, prefix: has_prefix(name, [prefix]))
     return selected
+
+
+def _tell_unused(
+    parameters: Mapping[str, Any], field: str, beginnings: Iterable[str], is_at: Callable[[str, str], bool]
+) -> None:
+    """Warn of what begins no name: it does nothing, and was hardly written for that."""
+    unused = [each for each in beginnings if not any(is_at(name, each) for name in parameters)]
+    if unused:
+        warnings.warn(
+            f"{_where(parameters)}: no name begins with {' or '.join(map(repr, unused))}, as {field} has it",
+            stacklevel=4,
+        )
+
+
+def _where(parameters: Mapping[str, Any]) -> str:
+    return parameters.where if isinstance(parameters, Parameters) else "parameter_dict"
 
 
 def _check_mapping(parameters: object) -> None:

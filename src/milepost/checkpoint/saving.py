@@ -16,7 +16,7 @@ from milepost._version import __version__
 from milepost.engine.writer import write
 from milepost.errors import SettingError, SettingTypeError
 from milepost.format.collector import paused
-from milepost.format.containers import PLAIN, Packaging
+from milepost.format.containers import FORMATS, PLAIN, Packaging
 from milepost.format.dialect import DIALECT, check_dialect
 from milepost.format.encryption import DEFAULT as DEFAULT_MODE
 from milepost.interop.mindspore.writing import speak
@@ -38,7 +38,7 @@ def save_checkpoint(
     ckpt_file_name: str | os.PathLike[str],
     append_dict: Mapping[str, Any] | None = None,
     *,
-    format: Literal["ckpt", "safetensors"] = "ckpt",
+    format: Literal["ckpt", "safetensors"] | None = None,
     enc_key: bytes | None = None,
     enc_mode: str = DEFAULT_MODE,
     crc_check: bool = False,
@@ -50,11 +50,12 @@ def save_checkpoint(
     Args:
         save_obj: A module (parameters and persistent buffers), a mapping name -> value, or a list of
             ``{"name": ..., "data": ...}``. Values are tensors, NumPy arrays, numbers, bools or texts.
-        ckpt_file_name: The file; ``.ckpt`` (or ``.safetensors``) is appended where it is missing. A file of that name
-            is replaced in one step.
+        ckpt_file_name: The file; ``.ckpt`` (or ``.safetensors``) is appended where neither is there. A file of that
+            name is replaced in one step.
         append_dict: More values, stored after the others, e.g. ``{"epoch_num": 3, "note": "warm"}``. A number is
             stored as a 64-bit scalar.
-        format: ``ckpt``, or ``safetensors``: `docs/format.md` says what of it other readers see.
+        format: ``ckpt``, or ``safetensors``: `docs/format.md` says what of it other readers see. By default what the
+            file's name says.
         enc_key: The key to encrypt a `.ckpt` with, 16, 24 or 32 bytes, as MindSpore does it.
         enc_mode: How it is encrypted: ``AES-GCM``, which tells of every bit that is changed; ``AES-CBC``, ``SM4-CBC``.
         crc_check: Whether to add the CRC-32 that MindSpore checks; Milepost's own checksums are always there.
@@ -82,10 +83,18 @@ def save_checkpoint(
         >>> sorted(load_checkpoint(path))
         ['bias', 'weight']
     """
-    packaging = Packaging(format, enc_key, enc_mode, crc_check)
     path = check_path("ckpt_file_name", ckpt_file_name)
-    if path.suffix != f".{packaging.format}":
+    told = next((name for name in FORMATS if path.suffix == f".{name}"), None)
+    packaging = Packaging(format if format is not None else told or "ckpt", enc_key, enc_mode, crc_check)
+    if told is None:
         path = path.with_name(f"{path.name}.{packaging.format}")
+    elif told != packaging.format:
+        raise SettingError(
+            "format",
+            found=f"{format!r} for {path.name}",
+            expected=f"{told!r}, or a name that ends in .{packaging.format}",
+            remedy="Leave it out: the name says it.",
+        )
     snapshot = Snapshot()
     facts: dict[str, Any] = {}
     if dialect is not None:

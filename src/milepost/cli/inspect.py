@@ -20,6 +20,7 @@ from milepost.cli.output import (
     clean,
     emit,
     examples,
+    figure,
     figures,
     json_option,
     shape,
@@ -113,13 +114,19 @@ def _about(index: Index, container: str) -> Iterable[tuple[str, str]]:
     known = {"writer", "time", "run", "epoch", "step", "steps_per_epoch", "global_step", "metrics", "state"}
     for key, value in facts.items():
         if key not in known | {"history", "epoch_done", "tree"}:
-            yield key, f"{value!r:.200}"
+            yield key, f"{_in_words(value):.200}"
     if is_object(facts.get("tree")):  # what a file of torch holds, with references to the entries
         beside = {key: value for key, value in facts["tree"].items() if isinstance(value, str | int | float)}
         if beside:
             yield "beside", ", ".join(f"{key} {value!r:.40}" for key, value in beside.items())
     count, aliases = len(index.entries), len(index.aliases)
     yield "size", f"{size(index.nbytes)}, {count:,} entries" + (f", {aliases:,} further names" if aliases else "")
+
+
+def _in_words(value: Any) -> str:
+    if not is_object(value):
+        return repr(value)
+    return ", ".join(f"{key} {figure(each) if isinstance(each, float) else each}" for key, each in value.items())
 
 
 def _states(state: Mapping[str, Any]) -> Iterable[str]:

@@ -130,7 +130,7 @@ def _read_frame(source: Source, where: str) -> _Frame | None:
         return None
     # From here on this is a file of Milepost's, and to scan it like MindSpore's would be to overlook damage.
     if not has_footer or nbytes < schema.HEADER_NBYTES + schema.FOOTER_NBYTES:
-        raise damaged(where, nbytes, "the end of the file", "a footer: the file was cut short")
+        raise damaged(where, nbytes, "the end of the file", "a footer: the file was cut short, or changed there")
     if not has_header:
         raise damaged(where, 0, head.hex(" "), "the header that belongs to the footer")
     version = schema.HEADER_FORMAT.unpack(head[len(schema.HEADER_HEAD) :])[1]

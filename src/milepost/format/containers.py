@@ -58,7 +58,7 @@ def verify_framing(source: Source, index: Index, where: str) -> None:
         ckpt_index.verify_framing(source, index, where)
 
 
-FORMATS = ("ckpt", "safetensors")
+FORMATS: tuple[Literal["ckpt", "safetensors"], ...] = ("ckpt", "safetensors")
 """What a `Packaging` can lay out, by the ending of the files' names."""
 
 
@@ -73,7 +73,7 @@ class Packaging:
         crc_check: Whether to add the CRC-32 that MindSpore checks.
 
     Raises:
-        SettingError: A setting that cannot be meant, or two that exclude each other.
+        SettingError: A setting that cannot be meant, or means nothing without another, or two that exclude each other.
         MissingExtraError: There is a key, and the package `cryptography` is not installed.
     """
 
@@ -93,6 +93,13 @@ class Packaging:
         if not isinstance(self.crc_check, bool):
             raise SettingTypeError("crc_check", found=repr(self.crc_check), expected="a bool", remedy="Give True.")
         if self.enc_key is None:
+            if self.enc_mode != encryption.DEFAULT:
+                raise SettingError(
+                    "enc_mode",
+                    found=f"{self.enc_mode!r} and no enc_key",
+                    expected="the key to encrypt with",
+                    remedy="Give it, or leave enc_mode out: nothing would be encrypted.",
+                )
             return
         encryption.checked_mode(self.enc_key, self.enc_mode, "enc")
         if self.crc_check or self.format != "ckpt":

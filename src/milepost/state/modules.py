@@ -14,7 +14,7 @@ from torch.nn.parameter import is_lazy
 
 from milepost import parallel
 from milepost.errors import LoadError, MismatchError, NothingLoadedError
-from milepost.state.names import match, renamed
+from milepost.state.names import match, renamed, suggested
 from milepost.state.report import Cast, LoadReport, Mismatch, Prepared, Renamed, fold, refuse_leftovers
 from milepost.state.snapshot import Snapshot
 
@@ -125,11 +125,14 @@ def prepare(
     pairs = {name: offered[found] for name, found in match(tensors, offered).items()}
     pairs = _with_tied(pairs, tensors)
     if tensors and not pairs:
+        renaming = suggested(tensors, offered)
         raise NothingLoadedError(
             where,
             found="names like " + ", ".join(fold(offered)[:3]) if offered else "no names",
             expected="names like " + ", ".join(fold(tensors)[:3]),
-            remedy="Check that the checkpoint is of this network.",
+            remedy="Check that the checkpoint is of this network."
+            if renaming is None
+            else f"Load it with rename={renaming}: then they fit.",
         )
     looked: dict[str, Any] = {found: source.look(found) for found in pairs.values()}
     mismatched = _mismatched(where, pairs, tensors, source, looked, strict=strict, ignore_mismatched=ignore_mismatched)
@@ -202,7 +205,10 @@ def _mismatched(
             where,
             found=f"{len(mismatched)} entries that do not fit: " + "; ".join(fold(map(str, mismatched))),
             expected="the shape and a compatible dtype",
-            remedy="Build the network as it was saved, or leave the entries out with filter_prefix (those of another "
+            remedy="Build the network as it was saved, or take what fits with load_checkpoint(path, net=..., "
+            "ignore_mismatched=True)."
+            if strict
+            else "Build the network as it was saved, or leave the entries out with filter_prefix (those of another "
             "shape with ignore_mismatched=True).",
         )
     if pairs and len(ignored) == len(pairs):

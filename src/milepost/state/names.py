@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from milepost.errors import SettingError, SettingTypeError
 
@@ -71,6 +72,27 @@ def renamed(names: Iterable[str], rename: Mapping[str, str] | Callable[[str], st
             )
         old_names[new] = old
     return old_names
+
+
+def suggested(wanted: Iterable[str], offered: Iterable[str]) -> dict[str, str] | None:
+    """Return the renaming by one beginning under which most offered names are wanted ones; None where none is clear.
+
+    >>> suggested(["a.weight", "b"], ["model.a.weight", "model.b", "epoch"])
+    {'model.': ''}
+    >>> suggested(["encoder.w"], ["w"])
+    {'': 'encoder.'}
+    """
+    wanted, offered = set(wanted), set(offered)
+    counts = Counter((beginning, "") for name in offered for beginning, rest in _cuts(name) if rest in wanted)
+    counts.update(("", beginning) for name in wanted for beginning, rest in _cuts(name) if rest in offered)
+    best = counts.most_common(2)
+    is_clear = len(best) == 1 or (len(best) == 2 and best[0][1] > best[1][1])
+    return dict([best[0][0]]) if is_clear else None
+
+
+def _cuts(name: str) -> Iterator[tuple[str, str]]:
+    """The name cut behind each of its dots."""
+    yield from ((name[: dot.end()], name[dot.end() :]) for dot in re.finditer(r"\.", name))
 
 
 def _by_beginning(rename: object) -> Callable[[str], str]:

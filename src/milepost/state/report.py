@@ -108,7 +108,7 @@ def refuse_leftovers(report: LoadReport, where: str) -> None:
             found=f"missing: {', '.join(fold(report.missing)) or 'nothing'}; "
             f"unexpected: {', '.join(fold(report.unexpected)) or 'nothing'}",
             expected="the same names on both sides",
-            remedy="Build the target as it was saved, or load with strict_load=False and read the report.",
+            remedy="Build the target as it was saved, or do not ask for a strict load, and read the report.",
         )
 
 
