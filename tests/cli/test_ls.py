@@ -46,6 +46,11 @@ def test_an_empty_folder_is_told(milepost, tmp_path):
     """There is nothing wrong with one."""
     done = milepost("ls", tmp_path)
     assert (done.code, done.out) == (0, f"{tmp_path}: no checkpoints here\n")
+    for name in ("first", "second", "empty"):
+        (tmp_path / name).mkdir()
+    for name in ("first", "second"):
+        (tmp_path / name / "a.ckpt").touch()
+    assert milepost("ls", tmp_path).out == f"{tmp_path}: no checkpoints here, but in first, second\n"
 
 
 def test_the_folder_is_the_current_one_by_default(milepost, runs, monkeypatch):

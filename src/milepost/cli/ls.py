@@ -121,4 +121,5 @@ def _print(directory: Path, found: Folder) -> None:
             rows.add_row(cell(stat.name), what, size(stat.nbytes), age(now - stat.modified))
         out.print(rows)
     if not found.runs and not others:
-        out.print(cell(f"{directory}: no checkpoints here"))
+        below = sorted({path.parent.name for path in directory.glob("*/*.ckpt")})
+        out.print(cell(f"{directory}: no checkpoints here" + (f", but in {', '.join(below)}" if below else "")))
