@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 
 from milepost import CheckpointConfig, load_checkpoint
-from milepost.errors import SettingError
+from milepost.errors import SaveError, SettingError
 from milepost.manager import CheckpointManager
 from milepost.policy.keep import KeepEvery, KeepLast
 from milepost.policy.save import EveryEpochs, EverySteps
@@ -34,6 +35,11 @@ def run(folder, accuracies, *, resume=False, steps=2, late=False, **settings):
                 checkpoints.save()
             checkpoints.report(accuracy=accuracies[epoch - 1])
     return checkpoints
+
+
+def refuse(*_):
+    """What a disk that has failed says."""
+    raise OSError(errno.EIO, "planned")
 
 
 def names(folder):
@@ -139,8 +145,8 @@ def test_without_a_monitor_there_is_no_best(tmp_path):
         manager_of(tmp_path).best()
 
 
-def test_a_monitor_that_is_never_reported_is_told_of(tmp_path):
-    """A typing error would lose the best: once, when an epoch has ended, with the names that there are."""
+def test_a_monitor_that_is_written_wrongly_is_told_of(tmp_path):
+    """It would lose the best: once, when an epoch has ended, with the name that was meant."""
 
     def train():
         with manager_of(tmp_path, monitor="acuracy") as checkpoints:
@@ -150,12 +156,12 @@ def test_a_monitor_that_is_never_reported_is_told_of(tmp_path):
                     checkpoints.step(loss=1.0)
                 checkpoints.report(accuracy=0.1 * epoch)
 
-    with pytest.warns(UserWarning, match="'acuracy' was never reported, only 'accuracy', 'loss'") as told:
+    with pytest.warns(UserWarning, match="'acuracy' was not reported so far, and 'accuracy' was: no") as told:
         train()
     assert [each.filename for each in told] == [__file__]
 
 
-@pytest.mark.parametrize("figures", [{}, {"loss": 1.0}])
+@pytest.mark.parametrize("figures", [{}, {"loss": 1.0, "recall": 0.5}])
 def test_a_monitor_without_any_report_is_told_of_at_the_end(tmp_path, figures):
     """Until then it may still come."""
     checkpoints = manager_of(tmp_path, monitor="accuracy")
@@ -163,23 +169,52 @@ def test_a_monitor_without_any_report_is_told_of_at_the_end(tmp_path, figures):
     for _ in progress.epochs(2):
         for _ in progress.steps(range(2)):
             checkpoints.step(**figures)
-    with pytest.warns(UserWarning, match="never reported, only " + ("'loss'" if figures else "nothing")) as told:
+    others = ", and 'loss', 'recall' were" if figures else ""
+    with pytest.warns(UserWarning, match=f"'accuracy' was not reported so far{others}: no") as told:
         checkpoints.close()
     checkpoints.close()
     assert [each.filename for each in told] == [__file__]
 
 
-@pytest.mark.parametrize("way", ["with each step", "at times", "before the resume", "nothing was trained"])
-def test_a_monitor_that_is_reported_at_all_is_not_told_of(tmp_path, way):
-    """However rarely, and by whom."""
+@pytest.mark.parametrize(
+    "way",
+    ["with each step", "at times", "before the resume", "by another manager", "left early", "nothing was trained"],
+)
+def test_a_monitor_that_is_reported_or_may_be_yet_is_not_told_of(tmp_path, way):
+    """However rarely, and by whom; and not where the training did not come to its end."""
     if way == "before the resume":
         run(tmp_path, [0.5])
-    with manager_of(tmp_path, monitor="accuracy", save_checkpoint_steps=3) as checkpoints:
+    with manager_of(tmp_path, monitor="accuracy", save_checkpoint_steps=3, async_save=True) as checkpoints:
         progress = checkpoints.resume()
+        other = manager_of(tmp_path / "other")
+        other.start()
+        other.follow(progress)
         for epoch in progress.epochs(2 if way != "nothing was trained" else 0):
-            for _ in progress.steps(range(2)):
-                checkpoints.step(**({"accuracy": 0.5} if way == "with each step" else {}))
-            checkpoints.report(**({"accuracy": 0.5} if way == "at times" and epoch == 1 else {"loss": 1.0}))
+            for step in progress.steps(range(2)):
+                checkpoints.step(**({"accuracy": 0.5} if way == "with each step" and step == 0 else {}))
+                other.step()
+            checkpoints.report(loss=1.0)
+            if way == "at times" and epoch == 2:
+                checkpoints.report(accuracy=0.5)
+            if way == "by another manager":
+                other.report(accuracy=0.5)
+            if way == "left early":
+                break
+        other.close()
+
+
+def test_a_monitor_that_is_not_reported_hides_no_failed_save(tmp_path, monkeypatch):
+    """Also where warnings are errors: what was not saved goes before."""
+    checkpoints = manager_of(tmp_path, monitor="accuracy", async_save=True)
+    progress = checkpoints.start()
+    for _ in progress.epochs(1):
+        for _ in progress.steps(range(2)):
+            checkpoints.step()
+        checkpoints.wait()
+        monkeypatch.setattr(os, "fsync", refuse)
+        checkpoints.step()
+    with pytest.raises(SaveError):
+        checkpoints.close()
 
 
 def test_a_restore_changes_the_state_and_not_the_place(tmp_path):

@@ -907,35 +907,101 @@ def test_names_that_one_beginning_makes_fit_are_told_of(path, form, beginning, r
     target = net if beginning else nn.ModuleDict({"net": nn.Linear(2, 1)})
     if form == "file":
         values = load_checkpoint(save_checkpoint(values, path))
-    with pytest.raises(NothingLoadedError, match=f"Load it with {remedy}: then they fit") as caught:
+    with pytest.raises(NothingLoadedError, match=f"2 of 2 entries fit with .*{remedy}") as caught:
         load_param_into_net(target, values)
     rename = eval(caught.value.remedy[caught.value.remedy.index("{") : caught.value.remedy.index("}") + 1])
     assert len(load_param_into_net(target, values, rename=rename).loaded) == 2
 
 
-def test_of_beginnings_that_fit_as_well_none_is_told():
-    """One of them would load the wrong part."""
-    parts = nn.ModuleDict({"generator": nn.Linear(2, 1), "critic": nn.Linear(2, 1)})
+@pytest.mark.parametrize(
+    "values",
+    [
+        {f"{part}.{name}": torch.ones(shape) for part in "ab" for name, shape in (("weight", (1, 2)), ("bias", 1))},
+        {"model.weight": torch.ones(3, 3), "model.bias": torch.ones(1)},
+        {"model.weight": torch.ones(1, 2), "model.bias": torch.ones(1), "model.epoch": 1, "epoch": 2},
+    ],
+    ids=["two parts that fit as well", "another shape", "two names that would be one"],
+)
+def test_a_beginning_that_would_not_make_them_fit_is_not_told(values):
+    """Advice that fails is worse than none."""
     with pytest.raises(NothingLoadedError, match="Check that the checkpoint is of this network"):
-        load_param_into_net(nn.Linear(2, 1), dict(parts.state_dict()))
+        load_param_into_net(nn.Linear(2, 1), values)
 
 
-@pytest.mark.parametrize("from_file", [True, False])
+def test_a_single_name_that_one_beginning_makes_fit_is_not_told():
+    """By chance two networks may have one in common."""
+    net = nn.Sequential(*[nn.Linear(1, 1) for _ in range(4)])
+    with pytest.raises(NothingLoadedError, match="Check that"):
+        load_param_into_net(net, {"model.0.weight": torch.ones(1, 1), "other": torch.ones(1)})
+
+
+def test_of_a_renaming_of_the_user_s_own_no_other_is_told(path):
+    """The two would not go together."""
+    values = {"old.net.weight": torch.ones(1, 2), "old.net.bias": torch.ones(1)}
+    with pytest.raises(NothingLoadedError, match="Check that"):
+        load_param_into_net(nn.Linear(2, 1), values, rename={"old.": "new."})
+
+
+@pytest.mark.parametrize("form", ["values", "file", "at once"])
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"rename": {"modle.": "", "w": "w"}}, "no name begins with 'modle.', as rename has it"),
-        ({"filter_prefix": ["weigh", "head"]}, "no name begins with 'weigh' or 'head', as filter_prefix has it"),
-        ({"specify_prefix": ["weight", "bias", "ban"]}, "no name begins with 'ban', as specify_prefix has it"),
+        ({"rename": {"modle.": "", "old.": ""}}, "no name begins as rename={'modle.': '', 'old.': ''} says"),
+        ({"filter_prefix": ["weigh", "head"]}, "no name begins as filter_prefix=['weigh', 'head'] says"),
     ],
 )
-def test_a_beginning_that_no_name_has_is_told_of(path, settings, message, from_file):
-    """It does nothing, and was hardly written for that."""
+def test_beginnings_that_no_name_has_are_told_of(path, settings, message, form):
+    """They do nothing, and were hardly written for that."""
     net = nn.Linear(2, 1)
-    values = load_checkpoint(save_checkpoint(net, path)) if from_file else dict(net.state_dict())
-    with pytest.warns(UserWarning, match=f"{path if from_file else 'parameter_dict'}: {re.escape(message)}") as told:
-        assert load_param_into_net(net, values, **settings).loaded == ("weight", "bias")
+    save_checkpoint(net, path)
+    where = "parameter_dict" if form == "values" else str(path)
+    values = dict(net.state_dict()) if form == "values" else load_checkpoint(path)
+    with pytest.warns(UserWarning, match=re.escape(f"{where}: {message}")) as told:
+        report = (
+            load_checkpoint(path, net=net, **settings).report
+            if form == "at once"
+            else load_param_into_net(net, values, **settings)
+        )
+    assert report.loaded == ("weight", "bias")
     assert [each.filename for each in told] == [__file__]
+
+
+class Observer(nn.Module):
+    """Nothing but what is no tensor."""
+
+    def get_extra_state(self):
+        return 3
+
+    def set_extra_state(self, state):
+        self.state = state
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"rename": {"weight": "weight", "other.": ""}},
+        {"filter_prefix": ["bias", "head"], "rename": {"bias": "b"}},
+        {"filter_prefix": "seen"},
+        {"rename": {"seen.": "watched."}},
+    ],
+    ids=["one of them", "one that is left out", "what is no tensor is left out", "what is no tensor is renamed"],
+)
+@pytest.mark.filterwarnings("ignore:.*were not loaded")
+def test_beginnings_that_some_name_has_are_not_told_of(path, settings):
+    """Lists of them are often written for several networks."""
+    net = nn.Linear(2, 1)
+    net.add_module("seen", Observer())
+    save_checkpoint(net, path)
+    net.add_module("watched", net.seen)
+    load_checkpoint(path, net=net, **settings)
+    load_param_into_net(net, load_checkpoint(path), **settings)
+
+
+def test_arguments_in_the_wrong_order_are_told():
+    """Whatever else is given."""
+    net = nn.Linear(2, 1)
+    with pytest.raises(SettingTypeError, match="^net: found a dict.*Pass the object to load into first"):
+        load_param_into_net(dict(net.state_dict()), net, rename={"a": "b"})
 
 
 @pytest.mark.parametrize(

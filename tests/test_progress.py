@@ -212,6 +212,29 @@ def test_epochs_whose_batches_are_drawn_elsewhere_are_told_that_these_have_to_be
     assert [each.filename for each in told] == [__file__]
 
 
+def test_an_epoch_that_draws_elsewhere_after_one_that_did_not_may_go_on(tmp_path):
+    """A warm-up through ``steps`` says nothing of the order of what follows."""
+
+    def train(stop=None):
+        with CheckpointManager(tmp_path, nn.Linear(1, 1)) as checkpoints:
+            progress = checkpoints.resume()
+            for epoch in progress.epochs(2):
+                if epoch == 1:
+                    for _ in progress.steps(range(2)):
+                        checkpoints.step()
+                    continue
+                for place in range(progress.step, 4):
+                    checkpoints.step()
+                    if place + 1 == stop:
+                        checkpoints.close()
+                        return
+        assert checkpoints.latest().name == "CKP-2_4.ckpt"
+
+    train(stop=2)
+    with pytest.warns(UserWarning, match="2 steps of epoch 2 are done"):
+        train()
+
+
 def test_epochs_that_are_counted_by_progress_may_draw_by_themselves(tmp_path):
     """At an epoch's start nothing of it has been drawn yet."""
     for epochs in (1, 2):

@@ -42,6 +42,7 @@ from milepost.errors import (
     SettingError,
     SettingTypeError,
 )
+from milepost.figures import Figures
 from milepost.format.collector import paused
 from milepost.graphs.meta import graph_meta
 from milepost.moment import Moment, Resumed, detached, floats
@@ -132,6 +133,7 @@ class CheckpointManager:
         self._last_attempt = Progress(0, 0, 0, self._clock.now_seconds())
         self._begun: tuple[CheckpointName, int | None] | None = None
         self._last_moment: Moment | None = None
+        self._figures = Figures(self._config.monitor)
         self._lock = threading.RLock()
         self._signals: SignalWatch | None = None
         self.progress = TrainingProgress(loader=loader)
@@ -210,6 +212,7 @@ class CheckpointManager:
 
         Raises:
             CheckpointNotFoundError: There is none.
+            SettingError: `which` is no path: ``best``, for example.
             DecryptionError: There are encrypted ones, and none that opens.
             LoadError: The checkpoint does not fit the network, the optimizer or another object; nothing has changed.
             RunInUseError: A living process is at work on the run.
@@ -265,6 +268,7 @@ class CheckpointManager:
 
         Raises:
             CheckpointNotFoundError: No such file.
+            SettingError: `which` is no path: ``best``, for example.
             LoadError: It does not fit; nothing has changed.
         """
         path = _checkpoint(which)
@@ -297,6 +301,7 @@ class CheckpointManager:
             self.progress.count_step()
             moment = self.progress.moment(detached(metrics))
         self._last_moment = moment
+        self._figures.see(moment.metrics)
         if self.interrupted_by is not None:
             self.save_breakpoint()
             raise SystemExit(128 + self.interrupted_by)
@@ -371,8 +376,9 @@ class CheckpointManager:
         """As `close`, but after an error a failure is only told: what ends the training matters more."""
         failure = self._end()
         if error is None:
-            self._tell_unmeasured(is_over=True)
             self._surface(failure)
+            if not self.progress.is_cut:
+                self._tell_missed(is_over=True)
         elif failure is not None:
             warnings.warn(f"a checkpoint was not saved: {failure}", stacklevel=2)
 
@@ -516,11 +522,14 @@ class CheckpointManager:
         if moment.global_step == self.progress.global_step:
             self._save_if_due(moment)
             self._save_if_best(moment)
-        self._tell_unmeasured()
+        self._tell_missed()
 
-    def _tell_unmeasured(self, *, is_over: bool = False) -> None:
-        if self._run is not None and self._last_moment is not None:
-            message = self._run.unmeasured(self._last_moment.metrics, is_over=is_over)
+    def _tell_missed(self, *, is_over: bool = False) -> None:
+        """Tell of a monitor that is not reported; called two levels below the user, or four within `epochs`."""
+        if self._last_moment is not None and self._records():
+            metrics = [record.metrics for record in self._records()] + [each.metrics for each in self.progress.history]
+            self._figures.see(name for each in metrics for name in each)
+            message = self._figures.missed(is_over=is_over)
             if message is not None:
                 warnings.warn(message, stacklevel=4 if is_over else 6)
 

@@ -11,7 +11,7 @@ import torch
 
 from milepost.catalog.facts import metrics_to_json
 from milepost.catalog.ledger import Report, decode, encode
-from milepost.errors import DamagedCheckpointError, LoadError, SettingTypeError, TrainingError
+from milepost.errors import DamagedCheckpointError, LoadError, SettingTypeError
 from milepost.parameters import Parameters
 from milepost.state import random
 from milepost.state.snapshot import Snapshot
@@ -156,30 +156,10 @@ class Resumed:
         if self.step:
             self._restore(self._random, loader)
 
-    def check_undrawn(self, *, is_counted: bool) -> None:
-        """Tell of a first step whose batch was not drawn from `TrainingProgress.steps`, in the middle of an epoch.
-
-        Args:
-            is_counted: Whether it was `TrainingProgress.epochs` that began the epoch again. A loop without either has
-                to know where it is.
-
-        Raises:
-            TrainingError: Those before it were drawn from there, so it would be the epoch's first again.
-        """
-        where = f"the first step after {self.where}"
-        if self.step and (self._epoch_start is not None or self.loader_state is not None):
-            raise TrainingError(
-                where,
-                found="a batch from elsewhere",
-                expected=f"one of those that follow the first {self.step} of epoch {self.epoch}, in the same order",
-                remedy="Write: for batch in progress.steps(loader).",
-            )
-        if self.step and is_counted:
-            warnings.warn(
-                f"{where}: {self.step} steps of epoch {self.epoch} are done, and done again, unless the loop leaves "
-                "out their batches, as progress.steps(loader) does.",
-                stacklevel=4,
-            )
+    @property
+    def is_drawn(self) -> bool:
+        """Whether the epoch's batches were drawn from `TrainingProgress.steps`."""
+        return self._epoch_start is not None
 
     def restore_loader(self, loader: Any) -> None:
         """Bring a loader that keeps its own place back to it."""

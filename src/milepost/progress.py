@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
@@ -58,7 +59,7 @@ class TrainingProgress:
         self._resumed = resumed
         self._epoch_start: Mapping[str, Any] | None = None
         self._drawn_from: object = None
-        self._is_in_epochs = self._is_in_steps = False
+        self._is_in_epochs = self._is_in_steps = self._is_cut = False
         self._is_exhausted = self._is_body_done = False
         if resumed is not None:
             self.where = resumed.where
@@ -86,7 +87,7 @@ class TrainingProgress:
             raise SettingTypeError(
                 "epochs", found=repr(total), expected="the number of the last epoch", remedy="Give an int."
             )
-        self._is_in_epochs = True
+        self._is_in_epochs = self._is_cut = True
         try:
             for epoch in range(max(1, self.epoch + self._is_body_done), total + 1):
                 self._begin_epoch(epoch)
@@ -94,6 +95,7 @@ class TrainingProgress:
                 self._is_body_done = True
                 for act in self.on_epoch_end:
                     act()
+            self._is_cut = False
         finally:
             self._is_in_epochs = False
 
@@ -141,6 +143,11 @@ class TrainingProgress:
         return self._is_exhausted or self.step == self.steps_per_epoch
 
     @property
+    def is_cut(self) -> bool:
+        """Whether the loop over epochs was begun, and left, if it was, before its end."""
+        return self._is_cut
+
+    @property
     def waits_for_epoch_end(self) -> bool:
         """Whether a save is better made later, when the epoch's body has come to its end."""
         return self._is_in_epochs and self.is_at_last_step and not self._is_body_done
@@ -152,9 +159,8 @@ class TrainingProgress:
             TrainingError: It is the first of a training that goes on within batches that were drawn from there.
         """
         if not self._is_in_steps:
-            if self._resumed is not None:
-                self._resumed.check_undrawn(is_counted=self._is_in_epochs)
-                self._resumed = None
+            self._check_undrawn()
+            self._epoch_start = self.steps_per_epoch = None  # the epoch is no longer that of the loader
             self.epoch = max(1, self.epoch)
             self.step += 1
             self.global_step += 1
@@ -186,12 +192,35 @@ class TrainingProgress:
         """Count the epoch as done if its batches are: the loop over epochs was left in its last lines."""
         self._is_body_done = self._is_body_done or self.is_at_last_step
 
+    def _check_undrawn(self) -> None:
+        """Tell of a first step after a resume whose batch was not drawn from `steps`, in the middle of an epoch."""
+        resumed = self._resumed
+        if resumed is None or not resumed.step:
+            return
+        where = f"the first step after {self.where}"
+        if resumed.is_drawn:
+            raise TrainingError(
+                where,
+                found="a batch from elsewhere",
+                expected=f"one of those that follow the first {resumed.step} of epoch {resumed.epoch}",
+                remedy="Write: for batch in progress.steps(loader). A second manager counts with the first: after its "
+                "own resume(), call its follow(progress).",
+            )
+        self._resumed = None
+        if self._is_in_epochs:  # a loop without either has to know where it is
+            warnings.warn(
+                f"{where}: {resumed.step} steps of epoch {resumed.epoch} are done, and done again, unless the loop "
+                "leaves out their batches. Draw these, or their numbers, from progress.steps, which does so.",
+                stacklevel=5,
+            )
+
     def _begin_epoch(self, epoch: int) -> None:
         if epoch != self.epoch or self._is_body_done:
             self.step = 0
         if self._resumed is not None and epoch != self._resumed.epoch:
             self._resumed = None
         self.epoch = epoch
+        self._epoch_start = None
         self._is_exhausted = self._is_body_done = False
 
     def _begin_batches(self, loader: Any) -> Iterator[Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -110,8 +110,6 @@ class Run:
         self._coming: int | None = None
         self._early: list[Report] = []
         self._linked: CheckpointName | None = None
-        self._reported: set[str] = set()
-        self._is_told = False
         self.ordinal, self._claim, self.records = self._claimed(after)
         self.is_claimed = True
 
@@ -155,26 +153,6 @@ class Run:
         """What was reported of a step after its checkpoint had been written."""
         return [report for report in self._reports if report.global_step == global_step]
 
-    def unmeasured(self, figures: Iterable[str], *, is_over: bool = False) -> str | None:
-        """What to tell, once, where figures are reported, but not the one that says which checkpoints are the best.
-
-        Args:
-            figures: Those of the last step.
-            is_over: Whether no others are to come, so that those of the steps say all.
-        """
-        monitor = self._config.monitor
-        with self._lock:
-            steps = {name for record in self.records for name in record.metrics}
-            names = self._reported | {*steps, *figures}
-            has_any = bool(self._reported or (is_over and self.records))
-            if monitor is None or monitor in names or self._is_told or not has_any:
-                return None
-            self._is_told = True
-        return (
-            f"no checkpoint is the best, because {monitor!r} was never reported, only "
-            f"{', '.join(map(repr, sorted(names))) or 'nothing'}. Correct CheckpointConfig(monitor=...), or report it."
-        )
-
     def expect(self, global_step: int | None) -> None:
         """Say that a checkpoint of this step is being written; what is reported of it meanwhile is kept for it.
 
@@ -196,7 +174,6 @@ class Run:
     def report(self, report: Report) -> bool:
         """Add what was measured to the checkpoint of its step, and return whether there is one, or one is coming."""
         with self._lock:
-            self._reported.update(report.metrics)
             if report.global_step == self._coming:
                 self._early.append(report)
                 return True

@@ -24,7 +24,7 @@ from milepost.interop.mindspore.loading import translated
 from milepost.parameters import Parameters, no_part, sound
 from milepost.paths import check_path
 from milepost.state import modules, optimizers
-from milepost.state.names import has_prefix
+from milepost.state.names import has_prefix, match, renamed, suggested
 from milepost.state.report import LoadReport, Prepared, fold
 from milepost.state.tensors import as_value
 from milepost.state.values import unpack
@@ -102,8 +102,10 @@ def load_checkpoint(
     parameters.device = device
     if part:
         parameters = parameters.part(part)
+    names = _all_names(parameters)
     if kept is not None or dropped is not None:
         parameters = cast(Parameters, _selected(parameters, kept, dropped))
+    _tell_unused(parameters, names, {"filter_prefix": dropped, "rename": rename if net is not None else None})
     if net is not None:
         parameters.report = _load(
             net, parameters, strict=strict_load, rename=rename, ignore_mismatched=ignore_mismatched
@@ -174,16 +176,15 @@ def load_param_into_net(
           loaded: weight, bias
     """
     kept, dropped = _prefixes("specify_prefix", specify_prefix), _prefixes("filter_prefix", filter_prefix)
+    names = _all_names(parameter_dict)
     if kept is not None or dropped is not None:
         parameter_dict = _selected(parameter_dict, kept, dropped)
+    if isinstance(net, nn.Module):
+        _tell_unused(parameter_dict, names, {"filter_prefix": dropped, "rename": rename})
     return _load(net, parameter_dict, strict=strict_load, rename=rename, ignore_mismatched=ignore_mismatched)
 
 
 def _load(net: nn.Module | Optimizer, parameters: Mapping[str, Any], **settings: Any) -> LoadReport:
-    _check_mapping(parameters)
-    rename = settings["rename"]
-    if isinstance(net, nn.Module) and isinstance(rename, Mapping):
-        _tell_unused(parameters, "rename", rename, lambda name, beginning: name.startswith(str(beginning)))
     prepared = prepare(net, parameters, **settings)
     report = prepared.report
     left = [*report.missing, *map(str, report.mismatched)]
@@ -245,15 +246,39 @@ def prepare(
             return _prepare_optimizer(target, parameters, strict=strict, names=names, part=part)
         source, foreign = _source(parameters, part)
         ours = translated(target, source, foreign, rename or {})
-        prepared = modules.prepare(
-            target,
-            ours.source,
-            strict=strict,
-            rename=ours.rename,
-            ignore_mismatched=ignore_mismatched,
-            kept=ours.kept,
-        )
+        try:
+            prepared = modules.prepare(
+                target,
+                ours.source,
+                strict=strict,
+                rename=ours.rename,
+                ignore_mismatched=ignore_mismatched,
+                kept=ours.kept,
+            )
+        except NothingLoadedError as error:
+            remedy = None if rename else _renaming(target, source)
+            if remedy is None:
+                raise
+            raise NothingLoadedError(error.where, found=error.found, expected=error.expected, remedy=remedy) from None
     return _remembering(target, parameters, prepared) if isinstance(parameters, Parameters) and not part else prepared
+
+
+def _renaming(module: nn.Module, source: modules.Source) -> str | None:
+    """Which one beginning of the names would have to be another, as a remedy; None where that is not clear."""
+    tensors = {name: each for name, each in module.state_dict(keep_vars=True).items() if isinstance(each, torch.Tensor)}
+    rename = suggested(tensors, source.names)
+    if rename is None:
+        return None
+    try:
+        offered = renamed(source.names, rename)
+    except SettingError:  # two names would be the same
+        return None
+    pairs = {name: offered[found] for name, found in match(tensors, offered).items()}
+    shapes = {name: getattr(source.look(found), "shape", None) for name, found in pairs.items()}
+    are_fitting = all(tensors[name].shape == shape for name, shape in shapes.items())
+    if not are_fitting or 2 * len(pairs) < len(tensors):
+        return None
+    return f"{len(pairs)} of {len(tensors)} entries fit with load_checkpoint(path, net=..., rename={rename})."
 
 
 def _remembering(net: nn.Module, parameters: Parameters, prepared: Prepared) -> Prepared:
@@ -367,21 +392,27 @@ def _selected(
             expected=f"some that remain after specify_prefix={kept} and filter_prefix={dropped}",
             remedy="Check the prefixes.",
         )
-    for field, prefixes in (("specify_prefix", kept), ("filter_prefix", dropped)):
-        _tell_unused(parameters, field, prefixes or (), lambda name, prefix: has_prefix(name, [prefix]))
     return selected
 
 
-def _tell_unused(
-    parameters: Mapping[str, Any], field: str, beginnings: Iterable[str], is_at: Callable[[str, str], bool]
-) -> None:
-    """Warn of what begins no name: it does nothing, and was hardly written for that."""
-    unused = [each for each in beginnings if not any(is_at(name, each) for name in parameters)]
-    if unused:
-        warnings.warn(
-            f"{_where(parameters)}: no name begins with {' or '.join(map(repr, unused))}, as {field} has it",
-            stacklevel=4,
-        )
+def _tell_unused(parameters: Mapping[str, Any], names: Collection[str], settings: Mapping[str, object]) -> None:
+    """Warn of a setting that begins none of the names that the parameters had: it does nothing."""
+    rename, dropped = settings.get("rename"), settings.get("filter_prefix")
+    unused = []
+    if isinstance(rename, Mapping) and not any(name.startswith(str(each)) for each in rename for name in names):
+        unused += [f"rename={rename}"] if rename else []
+    if isinstance(dropped, list) and not any(has_prefix(name, dropped) for name in names):
+        unused.append(f"filter_prefix={dropped}")
+    if unused and names:
+        warnings.warn(f"{_where(parameters)}: no name begins as {' or '.join(unused)} says", stacklevel=3)
+
+
+def _all_names(parameters: object) -> list[str]:
+    """The names of a mapping; and those of what a module has that is no tensor, which are no entries."""
+    names = [name for name in parameters if isinstance(name, str)] if isinstance(parameters, Mapping) else []
+    state = parameters.metadata.get("state") if isinstance(parameters, Parameters) else None
+    extra = state.get(modules.EXTRA) if isinstance(state, dict) else None
+    return [*names, *extra] if isinstance(extra, dict) else names
 
 
 def _where(parameters: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from typing import Literal, cast
 from milepost.engine.open_file import OpenFile
 from milepost.engine.writer import write
 from milepost.errors import SettingError, SettingTypeError
-from milepost.format.containers import FORMATS, PLAIN, Packaging
+from milepost.format.containers import FORMATS, Packaging
 from milepost.format.encryption import DEFAULT
 from milepost.format.spec import Array, Entry
 from milepost.interop import sharding
@@ -130,7 +130,7 @@ def _packaging(target: Path, enc_key: bytes | None, enc_mode: str, crc_check: bo
     if target.suffix not in TORCH_SUFFIXES:
         name = cast(Literal["ckpt", "safetensors"], target.suffix[1:])
         return Packaging(name, enc_key, enc_mode, crc_check)
-    if Packaging("ckpt", enc_key, enc_mode, crc_check) != PLAIN:
+    if (enc_key, enc_mode, crc_check) != (None, DEFAULT, False):
         raise SettingError(
             "enc_key" if enc_key is not None else "crc_check" if crc_check else "enc_mode",
             found=f"a {target.suffix} file",

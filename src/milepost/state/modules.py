@@ -14,7 +14,7 @@ from torch.nn.parameter import is_lazy
 
 from milepost import parallel
 from milepost.errors import LoadError, MismatchError, NothingLoadedError
-from milepost.state.names import match, renamed, suggested
+from milepost.state.names import match, renamed
 from milepost.state.report import Cast, LoadReport, Mismatch, Prepared, Renamed, fold, refuse_leftovers
 from milepost.state.snapshot import Snapshot
 
@@ -125,14 +125,11 @@ def prepare(
     pairs = {name: offered[found] for name, found in match(tensors, offered).items()}
     pairs = _with_tied(pairs, tensors)
     if tensors and not pairs:
-        renaming = suggested(tensors, offered)
         raise NothingLoadedError(
             where,
             found="names like " + ", ".join(fold(offered)[:3]) if offered else "no names",
             expected="names like " + ", ".join(fold(tensors)[:3]),
-            remedy="Check that the checkpoint is of this network."
-            if renaming is None
-            else f"Load it with rename={renaming}: then they fit.",
+            remedy="Check that the checkpoint is of this network.",
         )
     looked: dict[str, Any] = {found: source.look(found) for found in pairs.values()}
     mismatched = _mismatched(where, pairs, tensors, source, looked, strict=strict, ignore_mismatched=ignore_mismatched)

@@ -34,8 +34,8 @@ RESERVE_NBYTES = 4 << 20
 """From here on a file's room on the disk is taken before it is written; smaller ones do not gain by that."""
 
 DIRECT_NBYTES = 256 << 20
-"""From here on a file that has to be durable is written past the page cache: as quick where memory is free, quicker
-where it is not (docs/performance.md). Below, through the cache and back from the start on is quicker."""
+"""From here on a file that has to be durable is written past the page cache, which is quicker (docs/performance.md).
+Below, that is as quick through the cache, where the next load finds it."""
 
 _ATTEMPTS = 10
 _COPY_NBYTES = 4 * 2**20
