@@ -202,7 +202,7 @@ def test_a_failure_surfaces_at_the_next_call(tmp_path, gate, mode, moment):
     training = Training(tmp_path, mode)
     training.step()
     gate.open(SaveError(tmp_path, found="no room", expected="some", remedy="Free some."))
-    training.manager._saver.wait()
+    training.manager._recorder.saver.wait()
     gate.open()
     acts = {
         "step": training.step,
@@ -225,7 +225,7 @@ def test_with_warn_a_failure_is_told_and_the_training_goes_on(tmp_path, gate, mo
     training = Training(tmp_path, mode, on_error="warn")
     training.step()
     gate.open(SaveError(tmp_path, found="no room", expected="some", remedy="Free some."))
-    training.manager._saver.wait()
+    training.manager._recorder.saver.wait()
     gate.open()
     with pytest.warns(UserWarning, match="the next due save is tried.*no room"):
         training.step()
@@ -397,7 +397,7 @@ def test_a_write_out_of_turn_publishes_nothing_and_the_next_step_is_saved_instea
     with torch.no_grad():
         clip(training.net[0].weight)
     gate.open()
-    training.manager._saver.wait()
+    training.manager._recorder.saver.wait()
     assert settled(tmp_path) == []
     with pytest.warns(UserWarning, match="given up.*'0.weight': found a write"):
         training.step()
@@ -452,7 +452,7 @@ def test_the_debug_mode_names_a_tensor_that_was_written_to_unseen(tmp_path, gate
     expected = training.net[0].weight.detach().clone()
     if when == "after it is written":
         gate.open()
-        training.manager._saver.wait()
+        training.manager._recorder.saver.wait()
     UNSEEN_WRITES[write](training.net[0].weight)
     gate.open()
     training.forward_and_back()
@@ -610,7 +610,7 @@ def files_of_a_disturbed_training(folder, mode, steps) -> tuple[dict[int, bytes]
     training = Training(folder, mode, keep_checkpoint_max=None)
     parameters = list(training.net.parameters())
     average = AveragedModel(training.net, multi_avg_fn=get_ema_multi_avg_fn(0.9))
-    training.manager._state = TrainingState(training.net, training.optimizer, {"average": average})
+    training.manager._recorder._state = TrainingState(training.net, training.optimizer, {"average": average})
 
     def disturb(*_):
         with torch.no_grad():

@@ -1,15 +1,12 @@
-"""`CheckpointManager`: decides, gathers, commits, prunes; the one reader of the clock. Bytes are not known here.
+"""`CheckpointManager`: decides when to save, and what to go on from. How a save is made is known to its `Recorder`.
 
-One save: the policy decides, the state is gathered and written; only when the file is durable is it counted, and only
-then do expired ones go. One resume: the newest checkpoint whose every byte is as it was saved, of the newest run.
+One resume: the newest checkpoint whose every byte is as it was saved, of the newest run.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-import threading
-import time
 import warnings
 import weakref
 from collections.abc import Iterable
@@ -22,13 +19,10 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from milepost import origin
 from milepost.catalog import records
 from milepost.catalog.ledger import Report
-from milepost.catalog.names import BREAKPOINT, CheckpointName, check_prefix, parse
-from milepost.catalog.records import Record
+from milepost.catalog.names import BREAKPOINT, check_prefix, parse
 from milepost.checkpoint.loading import open_checkpoint
-from milepost.checkpoint.saving import append
 from milepost.clock import Clock
 from milepost.config import CheckpointConfig
 from milepost.engine.sealed import SealedStorage
@@ -43,19 +37,17 @@ from milepost.errors import (
     SettingTypeError,
 )
 from milepost.figures import Figures
-from milepost.format.collector import paused
-from milepost.graphs.meta import graph_meta
 from milepost.moment import Moment, Resumed, detached, floats
 from milepost.parameters import Parameters
 from milepost.paths import check_directory, check_path
 from milepost.policy.save import Progress
 from milepost.progress import TrainingProgress, keeps_state
-from milepost.run import Refusals, Run, Saved, tell
-from milepost.saver import Saver, SaveStats
+from milepost.recorder import Recorder
+from milepost.run import Run, Saved, tell
+from milepost.saver import SaveStats
 from milepost.signals import SignalWatch
 from milepost.state.report import LoadReport
 from milepost.state.snapshot import Snapshot
-from milepost.storage.base import Stat
 from milepost.storage.local import LocalStorage
 from milepost.training_state import TrainingState, apply
 
@@ -125,23 +117,18 @@ class CheckpointManager:
         self._state = TrainingState(net, optimizer, objects)
         self._loader = loader
         self._clock = clock or Clock()
-        self._refusals = Refusals(self._config.on_error)
-        self._saver = Saver(
-            self._storage, self._config.save_mode(), self._state.optimizers(), checks=self._config.check_snapshots
-        )
-        self._run: Run | None = None
+        self._recorder = Recorder(self._storage, self._prefix, self._config, self._state, self._clock)
         self._last_attempt = Progress(0, 0, 0, self._clock.now_seconds())
-        self._begun: tuple[CheckpointName, int | None] | None = None
         self._last_moment: Moment | None = None
         self._figures = Figures(self._config.monitor)
-        self._lock = threading.RLock()
         self._signals: SignalWatch | None = None
         self.progress = TrainingProgress(loader=loader)
         self.reports: tuple[LoadReport, ...] = ()
 
     def latest(self) -> Path | None:
         """The newest checkpoint of this run, or None before the first."""
-        return None if self._run is None else self._run.latest()
+        run = self._recorder.run
+        return None if run is None else run.latest()
 
     def best(self) -> Path | None:
         """The best checkpoint of this run by `CheckpointConfig.monitor`, or None before the first that was measured.
@@ -156,21 +143,23 @@ class CheckpointManager:
                 expected="the name of a metric that says what is best",
                 remedy='Write CheckpointConfig(monitor="accuracy").',
             )
-        return None if self._run is None else self._run.best()
+        run = self._recorder.run
+        return None if run is None else run.best()
 
     def all(self) -> list[Saved]:
         """The checkpoints of this run that are kept, oldest first."""
-        return [] if self._run is None else self._run.all()
+        run = self._recorder.run
+        return [] if run is None else run.all()
 
     @property
     def stats(self) -> SaveStats:
         """What the checkpoints of this manager cost the training; one in flight counts when it is durable."""
-        return self._saver.stats
+        return self._recorder.saver.stats
 
     @property
     def needs_inputs(self) -> bool:
         """Whether the network's inputs are still wanted, for its graph."""
-        return not self._records() and not self._saver.is_busy
+        return not self._recorder.records and not self._recorder.saver.is_busy
 
     @property
     def interrupted_by(self) -> signal.Signals | None:
@@ -190,7 +179,7 @@ class CheckpointManager:
             SaveError: The folder cannot be made or written to.
         """
         self.close()
-        self._begin(self._claim(None), self._progress(after or Moment(0, 0, 0)), None)
+        self._begin(self._recorder.claim(None), self._progress(after or Moment(0, 0, 0)), None)
         return self.progress
 
     def resume(
@@ -272,7 +261,7 @@ class CheckpointManager:
             LoadError: It does not fit; nothing has changed.
         """
         path = _checkpoint(which)
-        self._saver.wait()  # what is being saved must not be changed
+        self._recorder.saver.wait()  # what is being saved must not be changed
         with open_checkpoint(self._folder(path.parent), path.name) as parameters:
             loads = self._state.prepare(parameters, strict=strict)
             apply(loads)
@@ -305,7 +294,7 @@ class CheckpointManager:
         if self.interrupted_by is not None:
             self.save_breakpoint()
             raise SystemExit(128 + self.interrupted_by)
-        self._surface(self._take_failure())
+        self._recorder.surface(self._recorder.take_failure())
         if not self.progress.waits_for_epoch_end:
             self._save_if_due(moment)
 
@@ -333,10 +322,8 @@ class CheckpointManager:
         self.progress.history.append(report)
         if self._last_moment is not None:
             self._last_moment = replace(self._last_moment, history=tuple(self.progress.history))
-        with self._lock:
-            if self._run is not None and not self._saver.is_busy:
-                self._run.expect(None)
-            is_saved = self._run is not None and self._run.report(report)
+        with self._recorder.lock:
+            is_saved = self._recorder.report(report)
             if not is_saved and self._last_moment is not None and not self.progress.waits_for_epoch_end:
                 self._last_moment = self.progress.up_to_date(self._last_moment)
                 self._save_if_best(self._last_moment)
@@ -358,8 +345,8 @@ class CheckpointManager:
             SaveError: The file system refused (but see `CheckpointConfig.on_error`).
             SnapshotError: As `step`.
         """
-        self._saver.wait()
-        self._surface(self._take_failure())
+        self._recorder.saver.wait()
+        self._recorder.surface(self._recorder.take_failure())
 
     def close(self) -> None:
         """Finish what was begun, and give the run back, so that it can be gone on with.
@@ -376,7 +363,7 @@ class CheckpointManager:
         """As `close`, but after an error a failure is only told: what ends the training matters more."""
         failure = self._end()
         if error is None:
-            self._surface(failure)
+            self._recorder.surface(failure)
             if not self.progress.is_cut:
                 self._tell_missed(is_over=True)
         elif failure is not None:
@@ -389,9 +376,9 @@ class CheckpointManager:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if error is None and self._is_running():
+            if error is None and self._recorder.is_running:
                 self.finish()
-            elif self._is_running() and self._config.exception_save and not isinstance(error, SystemExit):
+            elif self._recorder.is_running and self._config.exception_save and not isinstance(error, SystemExit):
                 self.save_after_exception()
         finally:
             self.close_after(error)
@@ -426,79 +413,33 @@ class CheckpointManager:
             SaveError: The file system refused; every earlier checkpoint is as it was.
             UnsupportedStateError: Something in the state cannot be stored.
         """
-        with self._lock:
+        with self._recorder.lock:
             if moment is None:
                 self._last_moment = moment = self.progress.moment(detached(metrics))
-            return self._save(moment, "")
+            return self._save(moment)
 
-    def _save(self, moment: Moment, suffix: str, *, at_once: bool = False) -> Path:
-        began = time.perf_counter()
-        run = self._run
-        if run is None or not run.is_claimed:
-            raise SettingError(
-                "CheckpointManager",
-                found="a save before the beginning",
-                expected="a run",
-                remedy="Call start() or resume() first.",
-            )
-        if at_once or not self._is_begun(moment):
-            self._saver.wait()
-        failure = self._take_failure()
-        if not self._is_begun(moment):
-            if not run.records:
-                self._add_graph(run, moment.inputs)
-                began = time.perf_counter()  # the graph is written once, and is no part of what a checkpoint costs
+    def _save(self, moment: Moment, suffix: str = "", *, at_once: bool = False) -> Path:
+        if not self._recorder.is_begun(moment):
             self._last_attempt = self._progress(moment)
-            self._write(run, moment, suffix, began, at_once=at_once)
-        if failure is not None and at_once:  # what is saved now is newer
-            warnings.warn(f"an earlier checkpoint was not saved: {failure}", stacklevel=2)
-        else:
-            self._surface(failure)
-        assert self._begun is not None
-        return self._storage.directory / self._begun[0].text
-
-    def _is_begun(self, moment: Moment) -> bool:
-        """Whether the newest checkpoint, durable or in flight, is of this moment's step."""
-        if not self._saver.is_busy:
-            own = self._records()
-            self._begun = (own[-1].name, own[-1].global_step) if own else None
-        return self._begun is not None and self._begun[1] == moment.global_step
-
-    def _take_failure(self) -> BaseException | None:
-        with self._lock:
-            failure = self._saver.take_failure()
-            if self._run is not None and not self._saver.is_busy:
-                self._run.expect(None)
-            return failure
-
-    def _surface(self, failure: BaseException | None) -> None:
-        def fail() -> None:
-            if failure is not None:
-                raise failure
-
-        self._refusals.attempt(fail)
+        has_place = moment.global_step == self.progress.global_step and keeps_state(moment.loader)
+        return self._recorder.save(moment, suffix, has_place=has_place, at_once=at_once)
 
     def _end(self) -> BaseException | None:
         """Finish what was begun, give everything back, and return what failed."""
-        self._saver.wait()
-        failure = self._take_failure()
-        self._saver.close()
+        failure = self._recorder.end()
         if self._signals is not None:
             self._signals.__exit__(None, None, None)
             self._signals = None
-        if self._run is not None:
-            self._run.release()
         return failure
 
     def _save_if_due(self, moment: Moment) -> None:
-        if not self._saver.is_owed and not self._config.save_policy().is_due(
-            self._progress(moment), self._last_attempt
-        ):
+        saver = self._recorder.saver
+        if not saver.is_owed and not self._config.save_policy().is_due(self._progress(moment), self._last_attempt):
             return
-        if self._saver.is_busy and self._config.when_busy == "skip":
+        if saver.is_busy and self._config.when_busy == "skip":
             self._last_attempt = self._progress(moment)
-            self._saver.skip()
-            if self._saver.stats.skipped == 1:
+            saver.skip()
+            if saver.stats.skipped == 1:
                 warnings.warn(
                     f"the checkpoint of step {moment.global_step} is left out, because the one before is still being "
                     "written; stats.skipped counts what else is.",
@@ -508,15 +449,12 @@ class CheckpointManager:
             self._save_or_tell(moment)
 
     def _save_if_best(self, moment: Moment) -> None:
-        if self._run is None or self._is_begun(moment):
-            return
-        name, created = self._run.name(moment.epoch, moment.step), self._clock.unix_seconds()
-        if self._run.would_be_best(Record(name, created, 0, moment.global_step, moment.figures())):
+        if self._recorder.would_be_best(moment):
             self._save_or_tell(moment)
 
     def _epoch_end(self) -> None:
         """What `TrainingProgress.epochs` calls when an epoch's body has come to its end."""
-        if self._last_moment is None or not self._is_running():
+        if self._last_moment is None or not self._recorder.is_running:
             return
         moment = self._last_moment = self.progress.up_to_date(self._last_moment)
         if moment.global_step == self.progress.global_step:
@@ -526,53 +464,25 @@ class CheckpointManager:
 
     def _tell_missed(self, *, is_over: bool = False) -> None:
         """Tell of a monitor that is not reported; called two levels below the user, or four within `epochs`."""
-        if self._last_moment is not None and self._records():
-            metrics = [record.metrics for record in self._records()] + [each.metrics for each in self.progress.history]
-            self._figures.see(name for each in metrics for name in each)
+        if self._last_moment is not None and self._recorder.records:
+            for record in self._recorder.records:
+                self._figures.see(record.metrics)
+            for report in self.progress.history:
+                self._figures.see(report.metrics)
             message = self._figures.missed(is_over=is_over)
             if message is not None:
                 warnings.warn(message, stacklevel=4 if is_over else 6)
 
     def _save_or_tell(self, moment: Moment, suffix: str = "", *, at_once: bool = False) -> None:
         def save() -> None:
-            with self._lock:
+            with self._recorder.lock:
                 self._save(moment, suffix, at_once=at_once)
 
-        self._refusals.attempt(save)
+        self._recorder.refusals.attempt(save)
 
     def _folder(self, directory: str | os.PathLike[str]) -> LocalStorage:
         """A folder of checkpoints such as this manager writes."""
         return SealedStorage(directory, self._config.packaging())
-
-    @paused()
-    def _write(self, run: Run, moment: Moment, suffix: str, began: float, *, at_once: bool) -> None:
-        name = run.name(moment.epoch, moment.step, suffix)
-        created = self._clock.unix_seconds()
-        metrics = moment.figures()
-        snapshot = Snapshot()
-        self.take_state(snapshot)
-        append(snapshot, self._config.appended(moment.epoch, moment.global_step))
-        is_current = moment.global_step == self.progress.global_step
-        moment.take(snapshot, has_place=is_current and keeps_state(moment.loader))
-        facts = {"run": {"prefix": self._prefix, "ordinal": run.ordinal}, **moment.facts(created, metrics)}
-        if self._config.dialect is not None:
-            facts |= self._state.speak(snapshot, self._config.dialect, moment.global_step)
-        refusals, net, storage, global_step = self._refusals, self._state.net, self._storage, moment.global_step
-
-        def then(stat: Stat) -> None:  # also in a thread that outlives this manager
-            refusals.forget()
-            if net is not None:
-                origin.saved(net, storage, name.text)
-            run.add(Record(name, created, stat.nbytes, global_step, metrics))
-
-        run.expect(global_step)
-        self._begun = name, global_step
-        self._saver.save(name.text, snapshot, facts, then, began=began, at_once=at_once)
-
-    def _add_graph(self, run: Run, inputs: tuple[torch.Tensor, ...]) -> None:
-        net = self._state.net
-        if net is not None and inputs:
-            run.add_graph(lambda facts: graph_meta(net, inputs, metadata=facts))
 
     def _go_on(
         self, parameters: Parameters, newest: str | None, steps_per_epoch: int | None, strict: bool
@@ -581,7 +491,7 @@ class CheckpointManager:
         resumed = Resumed(parameters)
         resumed.check_epoch(steps_per_epoch)
         loads = self._state.prepare(parameters, strict=strict)
-        run = self._claim(None if newest is None else parse(newest, self._prefix))
+        run = self._recorder.claim(None if newest is None else parse(newest, self._prefix))
         try:
             # A random state that cannot be set must be found before anything is loaded, and loading may draw from it.
             resumed.restore_random(self._loader)
@@ -595,23 +505,10 @@ class CheckpointManager:
         self.reports = tuple(load.report for load in loads)
         return self.progress
 
-    def _claim(self, after: CheckpointName | None) -> Run:
-        return Run(self._storage, self._prefix, self._config, self._refusals, after)
-
-    def _records(self) -> list[Record]:
-        return [] if self._run is None else self._run.records
-
-    def _is_running(self) -> bool:
-        return self._run is not None and self._run.is_claimed
-
     def _begin(self, run: Run, last_save: Progress, resumed: Resumed | None) -> None:
-        # Also when the manager is dropped without a close, and at the end of the process.
-        weakref.finalize(self, _give_back, self._saver, run)
-        self._run = run
         self._last_attempt = last_save
         self._last_moment = None
-        self._refusals.forget()
-        run.begin()
+        self._recorder.begin(run)
         self.follow(TrainingProgress(resumed, loader=self._loader))
         if resumed is not None:
             known = self.progress.history[:]
@@ -638,13 +535,6 @@ def _checkpoint(which: object) -> Path:
             remedy="best() and latest() of the manager return the paths of this run's.",
         )
     return path
-
-
-def _give_back(saver: Saver, run: Run) -> None:
-    failure = saver.take_failure()
-    if failure is not None:
-        warnings.warn(f"a checkpoint was not saved: {failure}", stacklevel=2)
-    saver.when_idle(run.release)
 
 
 def _end_epoch(manager: CheckpointManager | None) -> None:

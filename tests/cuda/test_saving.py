@@ -139,7 +139,7 @@ def test_pinned_memory_is_used_again(tmp_path):
         training.save()
         training.step()
         training.manager.wait()
-        taken.append(training.manager._saver._buffers.nbytes)
+        taken.append(training.manager._recorder.saver._buffers.nbytes)
     training.manager.close()
     assert taken[0] > 0
     assert len(set(taken)) == 1
@@ -151,7 +151,7 @@ def test_a_write_outside_of_a_step_tears_a_lazy_save(tmp_path):
     path = training.save()
     with torch.no_grad():
         training.net[0].weight.clamp_(-0.01, 0.01)
-    training.manager._saver.wait()
+    training.manager._recorder.saver.wait()
     with pytest.warns(UserWarning, match=r"0\.weight"):
         training.manager.wait()
     assert not path.exists()

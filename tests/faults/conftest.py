@@ -93,7 +93,7 @@ def past_cache(monkeypatch) -> None:
     from tests.faults.training import write_past_the_cache  # the forkserver imports it, before anything else does
 
     for module, names in (
-        (local, ["DIRECT_NBYTES", "RESERVE_NBYTES"]),
+        (local, ["DIRECT_NBYTES", "RESERVE_NBYTES", "PastCache"]),
         (streams, ["BUFFER_NBYTES", "IN_PLACE_NBYTES", "MEMORY_ALIGNMENTS"]),
     ):
         for name in names:
