@@ -23,7 +23,7 @@ def _without_graph(monkeypatch):
     def refuse(*args, **kwargs):
         raise GraphError("graph", found="a test about something else", expected="speed", remedy="None is needed.")
 
-    monkeypatch.setattr("milepost.manager.graph_meta", refuse)
+    monkeypatch.setattr("milepost.recorder.graph_meta", refuse)
 
 
 class Evaluations(Callback):
