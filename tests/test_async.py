@@ -526,7 +526,7 @@ def test_a_manager_that_is_closed_leaves_the_optimizer_alone(tmp_path):
     """No hook stays."""
     training = Training(tmp_path, "lazy")
     training.step()
-    assert len(training.optimizer._optimizer_step_pre_hooks) == 1
+    assert len(training.optimizer._optimizer_step_pre_hooks) == 2
     training.manager.close()
     assert len(training.optimizer._optimizer_step_pre_hooks) == 0
 

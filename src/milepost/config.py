@@ -66,7 +66,7 @@ class CheckpointConfig:
         on_error: What a save that the file system refuses does: ``"raise"`` a `SaveError`, or ``"warn"``, once per
             cause, and let the training go on and try again when the next save is due.
         exception_save: Whether an exception in the training saves the last step that was finished, unless it is saved,
-            as ``<prefix>-<epoch>_<step>_breakpoint.ckpt``.
+            as ``<prefix>-<epoch>_<step>_breakpoint.ckpt``; not if an optimizer has begun the next one.
         save_on_signal: Whether SIGTERM, SIGINT and SIGUSR1 end the training cleanly after the step that they come in,
             which is saved under such a name too. A second signal is obeyed at once.
         async_save: How a save goes together with the training that goes on; `docs/saving.md` has the choice. False: the

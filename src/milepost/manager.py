@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import distributed, nn
 from torch.optim import Optimizer
 
 from milepost.catalog import records
@@ -46,10 +46,12 @@ from milepost.recorder import Recorder
 from milepost.run import Run, Saved, tell
 from milepost.saver import SaveStats
 from milepost.signals import SignalWatch
+from milepost.state import random
 from milepost.state.report import LoadReport
 from milepost.state.snapshot import Snapshot
 from milepost.storage.local import LocalStorage
 from milepost.training_state import TrainingState, apply
+from milepost.watch import StepWatch
 
 
 class CheckpointManager:
@@ -122,16 +124,20 @@ class CheckpointManager:
         self._last_moment: Moment | None = None
         self._figures = Figures(self._config.monitor)
         self._signals: SignalWatch | None = None
+        self._watch: StepWatch | None = None
+        self._is_between = self._is_told_of_gradients = False
         self.progress = TrainingProgress(loader=loader)
         self.reports: tuple[LoadReport, ...] = ()
 
     def latest(self) -> Path | None:
-        """The newest checkpoint of this run, or None before the first."""
+        """The newest checkpoint of this run that is durable, or None before the first."""
         run = self._recorder.run
         return None if run is None else run.latest()
 
     def best(self) -> Path | None:
         """The best checkpoint of this run by `CheckpointConfig.monitor`, or None before the first that was measured.
+
+        With `CheckpointConfig.async_save`, one in flight counts when it is durable: call `wait` before, to be sure.
 
         Raises:
             SettingError: There is no monitor.
@@ -248,6 +254,8 @@ class CheckpointManager:
     def restore(self, which: str | os.PathLike[str], *, strict: bool = True) -> tuple[LoadReport, ...]:
         """Load a checkpoint into everything that is trained; where the training stands, and its run, stay as they are.
 
+        The last step is saved before, unless it is: what is loaded is not its state.
+
         Args:
             which: The path of a checkpoint, e.g. ``checkpoints.best()``.
             strict: As in `resume`.
@@ -259,11 +267,14 @@ class CheckpointManager:
             CheckpointNotFoundError: No such file.
             SettingError: `which` is no path: ``best``, for example.
             LoadError: It does not fit; nothing has changed.
+            SaveError: The last step could not be saved; nothing has changed.
         """
         path = _checkpoint(which)
         self._recorder.saver.wait()  # what is being saved must not be changed
         with open_checkpoint(self._folder(path.parent), path.name) as parameters:
             loads = self._state.prepare(parameters, strict=strict)
+            if self._last_moment is not None and self._recorder.is_running:
+                self._save_or_tell(self.progress.up_to_date(self._last_moment), at_once=True)
             apply(loads)
         return tuple(load.report for load in loads)
 
@@ -289,7 +300,9 @@ class CheckpointManager:
         if moment is None:
             self.progress.count_step()
             moment = self.progress.moment(detached(metrics))
-        self._last_moment = moment
+        self._last_moment = moment = self._with_random(moment)
+        if self._watch is not None:
+            self._is_between, self._watch.has_begun = not self._watch.has_begun, False
         self._figures.see(moment.metrics)
         if self.interrupted_by is not None:
             self.save_breakpoint()
@@ -321,7 +334,7 @@ class CheckpointManager:
         report = Report(moment.epoch, moment.step, moment.global_step, self._clock.unix_seconds(), values)
         self.progress.history.append(report)
         if self._last_moment is not None:
-            self._last_moment = replace(self._last_moment, history=tuple(self.progress.history))
+            self._last_moment = self._with_random(replace(self._last_moment, history=tuple(self.progress.history)))
         with self._recorder.lock:
             is_saved = self._recorder.report(report)
             if not is_saved and self._last_moment is not None and not self.progress.waits_for_epoch_end:
@@ -384,7 +397,26 @@ class CheckpointManager:
             self.close_after(error)
 
     def save_after_exception(self) -> None:
-        """Save the last step that was done as a breakpoint; a failure to do so is only told."""
+        """Save the last step that was done as a breakpoint; a failure to do so is only told.
+
+        Not where the next one has begun to change the parameters: what there is belongs to neither.
+        """
+        if self._last_moment is None or self._recorder.is_begun(self._last_moment):
+            return
+        step = self._last_moment.global_step
+        if self._watch is not None and self._watch.has_begun:
+            warnings.warn(
+                f"step {step} is not saved, because the optimizer's next one had begun before the exception; newest "
+                f"checkpoint: {self.latest()}",
+                stacklevel=2,
+            )
+            return
+        if self.progress.is_in_tail:
+            warnings.warn(
+                f"step {step} is saved within the lines that follow the epoch's batches; a training that goes on from "
+                "it does all of them again",
+                stacklevel=2,
+            )
         try:
             self.save_breakpoint()
         except MilepostError as failure:  # what ends the training matters more
@@ -421,8 +453,27 @@ class CheckpointManager:
     def _save(self, moment: Moment, suffix: str = "", *, at_once: bool = False) -> Path:
         if not self._recorder.is_begun(moment):
             self._last_attempt = self._progress(moment)
+            if not suffix:
+                self._tell_gradients()
         has_place = moment.global_step == self.progress.global_step and keeps_state(moment.loader)
         return self._recorder.save(moment, suffix, has_place=has_place, at_once=at_once)
+
+    def _with_random(self, moment: Moment) -> Moment:
+        """The moment with its random state, where it may be saved when that is another."""
+        if not self._config.exception_save:
+            return moment
+        return replace(moment, random=random.capture(moment.loader))
+
+    def _tell_gradients(self) -> None:
+        # Of those of a network that another is trained through (a critic's), nobody makes use: there, one has stepped.
+        is_open = self._is_between and not self._is_told_of_gradients
+        if is_open and self._watch is not None and self._watch.is_gathering():
+            self._is_told_of_gradients = True
+            warnings.warn(
+                "gradients that are gathered for the optimizer's next step are in no checkpoint, so a training that "
+                "goes on from this one is another. Call step() of the manager after that of the optimizer only.",
+                stacklevel=2,
+            )
 
     def _end(self) -> BaseException | None:
         """Finish what was begun, give everything back, and return what failed."""
@@ -430,6 +481,9 @@ class CheckpointManager:
         if self._signals is not None:
             self._signals.__exit__(None, None, None)
             self._signals = None
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
         return failure
 
     def _save_if_due(self, moment: Moment) -> None:
@@ -456,7 +510,7 @@ class CheckpointManager:
         """What `TrainingProgress.epochs` calls when an epoch's body has come to its end."""
         if self._last_moment is None or not self._recorder.is_running:
             return
-        moment = self._last_moment = self.progress.up_to_date(self._last_moment)
+        moment = self._last_moment = self._with_random(self.progress.up_to_date(self._last_moment))
         if moment.global_step == self.progress.global_step:
             self._save_if_due(moment)
             self._save_if_best(moment)
@@ -509,6 +563,9 @@ class CheckpointManager:
         self._last_attempt = last_save
         self._last_moment = None
         self._recorder.begin(run)
+        self._watch = StepWatch(self._state.optimizers())
+        weakref.finalize(self, self._watch.close).atexit = False
+        _warn_of_other_processes()
         self.follow(TrainingProgress(resumed, loader=self._loader))
         if resumed is not None:
             known = self.progress.history[:]
@@ -535,6 +592,16 @@ def _checkpoint(which: object) -> Path:
             remedy="best() and latest() of the manager return the paths of this run's.",
         )
     return path
+
+
+def _warn_of_other_processes() -> None:
+    """One process saves: others of a data-parallel training would each have a run, and agree on no step."""
+    if distributed.is_available() and distributed.is_initialized() and distributed.get_rank() > 0:
+        warnings.warn(
+            f"this is process {distributed.get_rank()} of {distributed.get_world_size()}, and saves a run of its own; "
+            "processes of one training agree on no checkpoint (docs/saving.md)",
+            stacklevel=4,
+        )
 
 
 def _end_epoch(manager: CheckpointManager | None) -> None:

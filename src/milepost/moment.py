@@ -40,6 +40,7 @@ class Moment:
         is_epoch_done: Whether everything that belongs to the epoch has happened, what follows its last step too; None
             where nothing is known to follow it.
         history: What was reported so far, oldest first.
+        random: What `milepost.state.random.capture` returned at this moment; None to take what it is at the save.
     """
 
     epoch: int
@@ -52,6 +53,7 @@ class Moment:
     inputs: tuple[torch.Tensor, ...] = ()
     is_epoch_done: bool | None = None
     history: tuple[Report, ...] = ()
+    random: Mapping[str, Any] | None = None
 
     def figures(self) -> dict[str, float]:
         """The figures of this moment, those that were reported for it too; the later of two counts."""
@@ -71,7 +73,8 @@ class Moment:
         if has_place:
             place = self.loader.state_dict()  # type: ignore[attr-defined]
             snapshot.state[LOADER] = snapshot.pack(place, LOADER, "random")
-        snapshot.state[RANDOM] = snapshot.pack(random.capture(self.loader), RANDOM, "random")
+        now = random.capture(self.loader) if self.random is None else dict(self.random)
+        snapshot.state[RANDOM] = snapshot.pack(now, RANDOM, "random")
         if self.epoch_start is not None:
             snapshot.state[EPOCH_START] = snapshot.pack(dict(self.epoch_start), EPOCH_START, "random")
 

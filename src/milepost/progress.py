@@ -113,7 +113,7 @@ class TrainingProgress:
 
         Raises:
             LoadError: The epoch is of another length than the one that is gone on with.
-            TrainingError: The loader gives fewer batches than were done before.
+            TrainingError: The loader gives fewer batches than were done before, or is an iterator that is used up.
         """
         source: Any = self._loader if loader is None else loader
         if source is None:
@@ -126,6 +126,7 @@ class TrainingProgress:
             )
         if not self._is_in_epochs and (self.epoch == 0 or self._drawn_from is not None):
             self._begin_epoch(self.epoch + 1)
+        was_drawn_from = self._drawn_from is source
         batches = self._begin_batches(source)
         self._is_in_steps = True
         try:
@@ -134,6 +135,13 @@ class TrainingProgress:
                 self.global_step += 1
                 yield batch
             self._is_exhausted = True
+            if self.step == 0 and was_drawn_from and batches is source:
+                raise TrainingError(
+                    "the data set",
+                    found="an iterator that is used up",
+                    expected="batches anew for every epoch",
+                    remedy="Give a list, a DataLoader, or an object whose __iter__ begins again.",
+                )
         finally:
             self._is_in_steps = False
 
@@ -146,6 +154,11 @@ class TrainingProgress:
     def is_cut(self) -> bool:
         """Whether the loop over epochs was begun, and left, if it was, before its end."""
         return self._is_cut
+
+    @property
+    def is_in_tail(self) -> bool:
+        """Whether the lines of `epochs` that follow an epoch's last batch have begun, and not come to their end."""
+        return self._is_cut and self._is_exhausted and not self._is_body_done
 
     @property
     def waits_for_epoch_end(self) -> bool:
@@ -186,7 +199,7 @@ class TrainingProgress:
         if moment.global_step != self.global_step:
             return moment
         now = self.moment(moment.metrics, moment.inputs)
-        return replace(moment, is_epoch_done=now.is_epoch_done, history=now.history)
+        return replace(moment, is_epoch_done=now.is_epoch_done, history=now.history, random=None)
 
     def finish_epoch(self) -> None:
         """Count the epoch as done if its batches are: the loop over epochs was left in its last lines."""

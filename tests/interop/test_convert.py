@@ -343,8 +343,8 @@ def test_encrypted_files_are_read_and_written(tmp_path):
 @pytest.mark.parametrize(
     ("dst", "options", "kind", "says"),
     [
-        ("x.onnx", {}, SettingError, "dst.*'.onnx'.*.safetensors"),
-        ("x", {}, SettingError, "dst"),
+        ("x.onnx", {}, SettingError, "x.onnx: found .*'.onnx'.*.safetensors"),
+        ("x", {}, SettingError, "x: found a name that ends in ''"),
         (3, {}, SettingTypeError, "dst"),
         ("x.pt", {"enc_key": KEY}, SettingError, "enc_key"),
         ("x.pt", {"crc_check": True}, SettingError, "crc_check"),

@@ -134,7 +134,7 @@ def _states(state: Mapping[str, Any]) -> Iterable[str]:
         if key == "objects" and is_object(value):
             yield from (_with_class(name, each) for name, each in value.items())
         elif value is not None and key != "extra":
-            yield _with_class(key, value)
+            yield _with_class(key.removeprefix("extra").removesuffix(".") if key.endswith(".") else key, value)
 
 
 def _with_class(name: str, value: Any) -> str:

@@ -117,7 +117,7 @@ def _path(dst: object) -> Path:
     path = Path(dst)
     if path.suffix not in SUFFIXES:
         raise SettingError(
-            "dst",
+            path,
             found=f"a name that ends in {path.suffix!r}",
             expected="one of " + ", ".join(SUFFIXES),
             remedy="Choose the ending of what is to be written.",

@@ -202,11 +202,8 @@ def _mismatched(
             where,
             found=f"{len(mismatched)} entries that do not fit: " + "; ".join(fold(map(str, mismatched))),
             expected="the shape and a compatible dtype",
-            remedy="Build the network as it was saved, or take what fits with load_checkpoint(path, net=..., "
-            "ignore_mismatched=True)."
-            if strict
-            else "Build the network as it was saved, or leave the entries out with filter_prefix (those of another "
-            "shape with ignore_mismatched=True).",
+            remedy="Build the network as it was saved, or load what fits with load_checkpoint(path, net=...) and "
+            "filter_prefix=... (or, where it is the shape, ignore_mismatched=True).",
         )
     if pairs and len(ignored) == len(pairs):
         raise NothingLoadedError(

@@ -208,7 +208,8 @@ def prepare(
             where,
             found="no optimizer state",
             expected="the mapping that load_checkpoint returned for a checkpoint saved while training",
-            remedy="Pass that mapping itself, not a plain dict made from it; weights alone restore no optimizer.",
+            remedy="Pass that mapping itself, not a plain dict made from it; weights alone restore no optimizer, and "
+            "what torch.save wrote of one is loaded by its load_state_dict.",
         )
     if saved["class"] != algorithm(optimizer):
         raise LoadError(
@@ -361,7 +362,8 @@ def _check_shapes(where: str, parameters: Mapping[str, torch.Tensor], saved: Map
             where,
             found=f"{len(wrong)} parameters that do not fit: " + "; ".join(fold(map(str, wrong))),
             expected="the shapes that were saved",
-            remedy="Build the network as it was saved, or leave the parameters out with filter_prefix.",
+            remedy="Build the network as it was saved, or leave the parameters out with filter_prefix; then build the "
+            "optimizer over named_parameters().",
         )
 
 

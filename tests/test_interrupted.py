@@ -1,0 +1,270 @@
+"""Trainings that are interrupted where it hurts: what is saved is the last step's, or is told not to be."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from milepost import CheckpointConfig, CheckpointManager, Model, ModelCheckpoint, load_checkpoint
+from milepost.errors import SaveError, TrainingError
+from milepost.policy.save import EveryEpochs, Never
+from milepost.train.callback import Callback
+from milepost.watch import StepWatch
+
+
+class Failed(Exception):
+    """What a training runs into."""
+
+
+class Loop:
+    """A loop with noise in its forward pass, that fails where it is told to."""
+
+    def __init__(self, folder, **settings):
+        torch.manual_seed(0)
+        self.net = nn.Linear(2, 1)
+        self.optimizer = torch.optim.SGD(self.net.parameters(), lr=0.1, momentum=0.9)
+        self.scheduler = torch.optim.lr_scheduler.StepLR(self.optimizer, 1, 0.5)
+        config = CheckpointConfig(exception_save=True, **{"save": Never()} | settings)
+        self.manager = CheckpointManager(folder, self.net, self.optimizer, scheduler=self.scheduler, config=config)
+        self.loader = torch.utils.data.DataLoader(torch.arange(6.0).view(3, 2), batch_size=1, shuffle=True)
+
+    def run(self, fails_at=None, place="forward"):
+        def meet(here):
+            if (progress.global_step, here) == (fails_at, place):
+                raise Failed
+
+        with self.manager as checkpoints:
+            progress = checkpoints.resume()
+            for epoch in progress.epochs(3):
+                for batch in progress.steps(self.loader):
+                    noise = torch.rand(2)
+                    meet("forward")
+                    self.optimizer.zero_grad()
+                    self.net(batch + noise).sum().backward()
+                    self.optimizer.step()
+                    meet("after the optimizer's step")
+                    checkpoints.step()
+                    meet("after the step")
+                self.scheduler.step()
+                meet("tail")
+                checkpoints.report(epoch=epoch)
+        return self.net.weight.detach().clone()
+
+
+@pytest.mark.parametrize("at", range(1, 10))
+@pytest.mark.parametrize("place", ["forward", "after the step"])
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
+def test_a_training_goes_on_to_the_bit_from_where_an_exception_left_it(tmp_path, at, place):
+    """With the random state of the last step, not that of the exception; also in an epoch's first batch."""
+    straight = Loop(tmp_path / "straight").run()
+    with pytest.raises(Failed):
+        Loop(tmp_path / "cut").run(at, place)
+    torch.manual_seed(99)
+    loop = Loop(tmp_path / "cut")
+    assert torch.equal(loop.run(), straight)
+    if (at, place) != (1, "forward"):
+        assert loop.manager.progress.where is not None
+
+
+def test_a_step_that_has_begun_is_not_saved_as_the_one_before(tmp_path):
+    """Its batch would be trained with twice; the newest checkpoint before is exact."""
+    straight = Loop(tmp_path / "straight").run()
+    settings = {"save": None, "save_checkpoint_steps": 2}
+    with pytest.warns(UserWarning, match=r"step 5 is not saved, because .* had begun .*CKP-2_1"), pytest.raises(Failed):
+        Loop(tmp_path / "cut", **settings).run(6, "after the optimizer's step")
+    assert torch.equal(Loop(tmp_path / "cut", **settings).run(), straight)
+
+
+def test_an_exception_in_the_lines_after_the_batches_is_told_to_do_them_again(tmp_path):
+    """Nobody sees which of them were done."""
+    with pytest.warns(UserWarning, match="step 6 is saved within the lines that follow"), pytest.raises(Failed):
+        Loop(tmp_path).run(6, "tail")
+    assert [path.name for path in tmp_path.glob("*.ckpt")] == ["CKP-2_3_breakpoint.ckpt"]
+
+
+def test_a_callback_that_fails_after_the_update_leaves_no_breakpoint(tmp_path):
+    """In `Model.train` too, where it stands before the one that saves."""
+
+    class Fails(Callback):
+        def on_train_step_end(self, run_context):
+            if run_context.original_args().cur_step_num == 3:
+                raise Failed
+
+    net = nn.Linear(2, 1)
+    model = Model(net, nn.MSELoss(), torch.optim.SGD(net.parameters(), lr=0.1))
+    saver = ModelCheckpoint("net", tmp_path, CheckpointConfig(save_checkpoint_steps=9, exception_save=True))
+    batches = [(torch.ones(1, 2), torch.ones(1, 1))] * 4
+    with pytest.warns(UserWarning, match="step 2 is not saved"), pytest.raises(Failed):
+        model.train(1, batches, [Fails(), saver])
+    assert list(tmp_path.glob("*.ckpt")) == []
+
+
+@pytest.mark.parametrize("async_save", [False, "lazy"])
+def test_the_last_step_is_saved_before_another_is_restored(tmp_path, async_save):
+    """What is restored has another step; under the last one's name stands what was trained."""
+    torch.manual_seed(0)
+    net = nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(net.parameters(), lr=1.0)
+    config = CheckpointConfig(save_checkpoint_steps=100, monitor="accuracy", async_save=async_save)
+    with CheckpointManager(tmp_path, net, optimizer, config=config) as checkpoints:
+        progress = checkpoints.start()
+        for epoch in progress.epochs(4):
+            for _ in progress.steps(range(3)):
+                optimizer.zero_grad()
+                net(torch.ones(1, 1)).sum().backward()
+                optimizer.step()
+                checkpoints.step()
+            checkpoints.report(accuracy=-abs(epoch - 2))
+        trained = net.weight.item()
+        checkpoints.wait()
+        checkpoints.restore(checkpoints.best())
+        assert net.weight.item() == pytest.approx(trained + 6)
+        assert checkpoints.save() == tmp_path / "CKP-4_3.ckpt"
+    assert load_checkpoint(tmp_path / "CKP-4_3.ckpt")["weight"].item() == trained
+    assert load_checkpoint(tmp_path / "CKP-2_3.ckpt")["weight"].item() == pytest.approx(trained + 6)
+
+
+def test_nothing_is_restored_where_the_last_step_cannot_be_saved(tmp_path, monkeypatch):
+    """It would be lost."""
+    net = nn.Linear(1, 1)
+    with CheckpointManager(tmp_path, net) as checkpoints:
+        checkpoints.start()
+        checkpoints.step()
+    again = CheckpointManager(tmp_path, net, config=CheckpointConfig(save=EveryEpochs()))
+    again.resume()
+    again.step()
+    with torch.no_grad():
+        net.weight.fill_(5.0)
+
+    def refuse(*_):
+        raise OSError(28, "planned")
+
+    monkeypatch.setattr("os.fsync", refuse)
+    with pytest.raises(SaveError):
+        again.restore(tmp_path / "CKP-1_1.ckpt")
+    assert net.weight.item() == 5.0
+    monkeypatch.undo()
+    again.close()
+
+
+def accumulate(folder, every, *, manager_every=1, clears="after"):
+    """Gradients of several batches for each step of the optimizer; the weights that come out."""
+    torch.manual_seed(0)
+    net = nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    with CheckpointManager(folder, net, optimizer) as checkpoints:
+        progress = checkpoints.start()
+        for batch in progress.steps(torch.arange(1.0, 9.0).view(8, 1, 1)):
+            if clears == "before" and (progress.step - 1) % every == 0:
+                optimizer.zero_grad(set_to_none=False)
+            net(batch).sum().backward()
+            if progress.step % every == 0:
+                optimizer.step()
+                if clears == "after":
+                    optimizer.zero_grad()
+                if clears == "to zero":
+                    optimizer.zero_grad(set_to_none=False)
+            if progress.step % manager_every == 0:
+                checkpoints.step()
+
+
+@pytest.mark.parametrize("clears", ["before", "after", "to zero"])
+def test_gradients_that_are_gathered_are_told_to_be_in_no_checkpoint(tmp_path, clears):
+    """Once; a training that went on from there would use less of them."""
+    with pytest.warns(UserWarning, match="gathered for the optimizer's next step") as told:
+        accumulate(tmp_path, 2, clears=clears)
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize("clears", ["before", "after", "to zero"])
+@pytest.mark.parametrize(("every", "manager_every"), [(1, 1), (2, 2), (1, 4)])
+def test_gradients_that_are_used_are_not_told_of(tmp_path, every, manager_every, clears):
+    """However and wherever they are cleared."""
+    accumulate(tmp_path, every, manager_every=manager_every, clears=clears)
+
+
+def test_gradients_that_come_through_a_critic_are_not_told_of(tmp_path):
+    """The generator's step leaves some in the critic, which has stepped, and clears them before it uses its own."""
+    parts = {name: nn.Linear(1, 1) for name in ("net", "critic")}
+    optimizers = {name: torch.optim.SGD(part.parameters(), lr=0.1) for name, part in parts.items()}
+    with CheckpointManager(
+        tmp_path, parts["net"], optimizers["net"], critic=parts["critic"], other=optimizers["critic"]
+    ) as checkpoints:
+        for batch in checkpoints.start().steps(torch.ones(6, 1, 1)):
+            for name in ("critic", "net"):
+                optimizers[name].zero_grad()
+                parts["critic"](parts["net"](batch) if name == "net" else batch).sum().backward()
+                optimizers[name].step()
+            checkpoints.step()
+
+
+def test_gradients_that_a_scaler_passes_over_are_not_gathered():
+    """They are not finite, and nobody uses them."""
+    weight = torch.ones(2, requires_grad=True)
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    watch = StepWatch([optimizer])
+    for factor, expected in ((1.0, False), (float("inf"), False), (1.0, True)):
+        optimizer.zero_grad()
+        (weight.sum() * factor).backward()
+        if not watch._left:
+            optimizer.step()
+        assert watch.is_gathering() is expected
+    watch.close()
+    watch.has_begun = False
+    optimizer.step()
+    assert not watch.has_begun
+
+
+def test_a_closed_manager_leaves_no_hook_behind(tmp_path):
+    """Nor does one that is dropped."""
+    net = nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    for is_closed in (True, False):
+        manager = CheckpointManager(tmp_path, net, optimizer, config=CheckpointConfig(async_save="lazy"))
+        manager.start()
+        if is_closed:
+            manager.close()
+        del manager
+        assert (len(optimizer._optimizer_step_pre_hooks), len(optimizer._optimizer_step_post_hooks)) == (0, 0)
+
+
+def test_an_iterator_that_is_used_up_is_told(tmp_path):
+    """Empty epochs would look like trained ones."""
+    progress = CheckpointManager(tmp_path, nn.Linear(1, 1)).start()
+    batches = iter("abc")
+    with pytest.raises(TrainingError, match="found an iterator that is used up"):
+        for _ in progress.epochs(3):
+            for _ in progress.steps(batches):
+                pass
+    assert (progress.epoch, progress.global_step) == (2, 3)
+
+
+PROCESS = """
+import sys, warnings
+import torch
+from torch import distributed, nn
+from milepost import CheckpointManager
+
+rank, folder = int(sys.argv[1]), sys.argv[2]
+distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+with warnings.catch_warnings(record=True) as told:
+    warnings.simplefilter("always")
+    CheckpointManager(f"{folder}/runs", nn.Linear(1, 1)).start()
+print([(each.filename == "<string>", str(each.message)) for each in told])
+distributed.barrier()
+"""
+
+
+def test_a_second_process_of_a_training_is_told_that_it_has_a_run_of_its_own(tmp_path):
+    """The first is not: one process may save for all."""
+    command = [sys.executable, "-c", PROCESS]
+    processes = [
+        subprocess.Popen([*command, str(rank), str(tmp_path)], stdout=subprocess.PIPE, text=True) for rank in (0, 1)
+    ]
+    first, second = (process.communicate(timeout=120)[0] for process in processes)
+    assert first == "[]\n"
+    assert second.startswith("[(True, 'this is process 1 of 2, and saves a run of its own;")
