@@ -128,6 +128,43 @@ def test_the_last_step_is_saved_before_another_is_restored(tmp_path, async_save)
     assert load_checkpoint(tmp_path / "CKP-2_3.ckpt")["weight"].item() == pytest.approx(trained + 6)
 
 
+def descend(checkpoints, net, optimizer, at, act):
+    """Steps by one, and at one of them something between the optimizer's step and the manager's."""
+    progress = checkpoints.start()
+    for place in progress.steps(range(5)):
+        optimizer.zero_grad()
+        net(torch.ones(1, 1)).sum().backward()
+        optimizer.step()
+        if place == at and act():
+            break
+        checkpoints.step()
+
+
+@pytest.mark.parametrize("steps", [1, 100])
+def test_a_loop_that_is_left_after_the_optimizer_s_step_has_done_it(tmp_path, steps):
+    """What is saved at the end is that step, not the one before with its successor's weights."""
+    net = nn.Linear(1, 1)
+    before = net.weight.item()
+    optimizer = torch.optim.SGD(net.parameters(), lr=1.0)
+    config = CheckpointConfig(save_checkpoint_steps=steps)
+    with CheckpointManager(tmp_path, net, optimizer, config=config) as checkpoints:
+        descend(checkpoints, net, optimizer, 3, lambda: True)
+    found = {path.name: round(before - load_checkpoint(path)["weight"].item()) for path in tmp_path.glob("*.ckpt")}
+    assert found == {f"CKP-1_{step}.ckpt": step for step in ([1, 2, 3, 4] if steps == 1 else [4])}
+
+
+def test_a_step_that_is_undone_is_saved_as_no_other(tmp_path):
+    """After a divergence that was seen before the manager's step, there is no last step left to be saved."""
+    net = nn.Linear(1, 1)
+    before = net.weight.item()
+    optimizer = torch.optim.SGD(net.parameters(), lr=1.0)
+    config = CheckpointConfig(save_checkpoint_steps=2)
+    with CheckpointManager(tmp_path, net, optimizer, config=config) as checkpoints:
+        descend(checkpoints, net, optimizer, 3, lambda: checkpoints.restore(checkpoints.latest()))
+    found = {path.name: round(before - load_checkpoint(path)["weight"].item()) for path in tmp_path.glob("*.ckpt")}
+    assert found == {"CKP-1_2.ckpt": 2}
+
+
 def test_nothing_is_restored_where_the_last_step_cannot_be_saved(tmp_path, monkeypatch):
     """It would be lost."""
     net = nn.Linear(1, 1)

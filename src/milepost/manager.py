@@ -273,7 +273,9 @@ class CheckpointManager:
         self._recorder.saver.wait()  # what is being saved must not be changed
         with open_checkpoint(self._folder(path.parent), path.name) as parameters:
             loads = self._state.prepare(parameters, strict=strict)
-            if self._last_moment is not None and self._recorder.is_running:
+            if self._has_begun_another:
+                self._last_moment = None  # there is nothing of it left
+            elif self._last_moment is not None and self._recorder.is_running:
                 self._save_or_tell(self.progress.up_to_date(self._last_moment), at_once=True)
             apply(loads)
         return tuple(load.report for load in loads)
@@ -338,7 +340,7 @@ class CheckpointManager:
         with self._recorder.lock:
             is_saved = self._recorder.report(report)
             if not is_saved and self._last_moment is not None and not self.progress.waits_for_epoch_end:
-                self._last_moment = self.progress.up_to_date(self._last_moment)
+                self._last_moment = self._with_random(self.progress.up_to_date(self._last_moment))
                 self._save_if_best(self._last_moment)
 
     def take_state(self, snapshot: Snapshot) -> None:
@@ -348,6 +350,10 @@ class CheckpointManager:
     def finish(self) -> None:
         """Save the last step, unless it is saved; durable when the call returns."""
         if self._last_moment is not None:
+            if self._has_begun_another and self.progress.global_step > self._last_moment.global_step:
+                self._last_moment = self.progress.moment(
+                    {}
+                )  # a loop that was left between the optimizer's step and ours
             self.progress.finish_epoch()
             self._save_or_tell(self.progress.up_to_date(self._last_moment), at_once=True)
 
@@ -404,7 +410,7 @@ class CheckpointManager:
         if self._last_moment is None or self._recorder.is_begun(self._last_moment):
             return
         step = self._last_moment.global_step
-        if self._watch is not None and self._watch.has_begun:
+        if self._has_begun_another:
             warnings.warn(
                 f"step {step} is not saved, because the optimizer's next one had begun before the exception; newest "
                 f"checkpoint: {self.latest()}",
@@ -457,6 +463,11 @@ class CheckpointManager:
                 self._tell_gradients()
         has_place = moment.global_step == self.progress.global_step and keeps_state(moment.loader)
         return self._recorder.save(moment, suffix, has_place=has_place, at_once=at_once)
+
+    @property
+    def _has_begun_another(self) -> bool:
+        """Whether an optimizer has begun a step since the last that was counted."""
+        return self._last_moment is not None and self._watch is not None and self._watch.has_begun
 
     def _with_random(self, moment: Moment) -> Moment:
         """The moment with its random state, where it may be saved when that is another."""
