@@ -203,6 +203,27 @@ def test_a_monitor_that_is_reported_or_may_be_yet_is_not_told_of(tmp_path, way):
         other.close()
 
 
+def test_a_metric_that_is_another_s_namesake_is_not_taken_for_a_typing_error(tmp_path):
+    """There are both, one of them more often."""
+    with manager_of(tmp_path, monitor="val_accuracy") as checkpoints:
+        progress = checkpoints.start()
+        for epoch in progress.epochs(2):
+            for _ in progress.steps(range(2)):
+                checkpoints.step(accuracy=0.5, val_accuracy1=0.5)
+            if epoch == 2:
+                checkpoints.report(val_accuracy=0.5)
+
+
+def test_a_second_run_has_figures_of_its_own(tmp_path):
+    """What was reported in the first says nothing of it."""
+    checkpoints = manager_of(tmp_path, monitor="accuracy")
+    for name in ("accuracy", "acuracy"):
+        for _ in checkpoints.start().steps(range(2)):
+            checkpoints.step(**{name: 0.5})
+    with pytest.warns(UserWarning, match="'accuracy' was not reported so far, and 'acuracy' was"):
+        checkpoints.close()
+
+
 def test_a_monitor_that_is_not_reported_hides_no_failed_save(tmp_path, monkeypatch):
     """Also where warnings are errors: what was not saved goes before."""
     checkpoints = manager_of(tmp_path, monitor="accuracy", async_save=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -11,9 +12,9 @@ from torch import nn
 
 from milepost import CheckpointConfig, CheckpointManager, Model, ModelCheckpoint, load_checkpoint
 from milepost.errors import SaveError, TrainingError
-from milepost.policy.save import EveryEpochs, Never
+from milepost.policy.save import Never
+from milepost.storage.local import LocalStorage
 from milepost.train.callback import Callback
-from milepost.watch import StepWatch
 
 
 class Failed(Exception):
@@ -171,9 +172,9 @@ def test_nothing_is_restored_where_the_last_step_cannot_be_saved(tmp_path, monke
     with CheckpointManager(tmp_path, net) as checkpoints:
         checkpoints.start()
         checkpoints.step()
-    again = CheckpointManager(tmp_path, net, config=CheckpointConfig(save=EveryEpochs()))
-    again.resume()
-    again.step()
+    again = CheckpointManager(tmp_path, net, config=CheckpointConfig(save=Never()))
+    for _ in again.start().steps("ab"):
+        again.step()
     with torch.no_grad():
         net.weight.fill_(5.0)
 
@@ -186,6 +187,102 @@ def test_nothing_is_restored_where_the_last_step_cannot_be_saved(tmp_path, monke
     assert net.weight.item() == 5.0
     monkeypatch.undo()
     again.close()
+
+
+def test_what_a_rollback_undoes_is_not_saved(tmp_path):
+    """Within the loops: a resume must not find the divergence that the training came back from."""
+    net = nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(net.parameters(), lr=1.0)
+    config = CheckpointConfig(save=Never(), keep_checkpoint_max=1)
+    with CheckpointManager(tmp_path, net, optimizer, config=config) as checkpoints:
+        progress = checkpoints.start()
+        for _ in progress.epochs(1):
+            for _ in progress.steps(range(5)):
+                optimizer.step()
+                checkpoints.step()
+                if progress.step == 2:
+                    good = checkpoints.save()
+                if progress.step == 3:
+                    with torch.no_grad():
+                        net.weight.fill_(float("nan"))
+                    checkpoints.restore(good)
+                    break
+    assert [path.name for path in tmp_path.glob("*.ckpt")] == ["CKP-1_2.ckpt"]
+
+
+def test_what_is_restored_after_an_epoch_s_batches_is_what_the_epoch_leaves(tmp_path):
+    """As everything else that its last lines do: the next epoch goes on from there, also after a resume."""
+
+    def train(folder, stop=None):
+        torch.manual_seed(0)
+        net = nn.Linear(1, 1)
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)
+        with CheckpointManager(folder, net, optimizer, scheduler=scheduler) as checkpoints:
+            progress = checkpoints.resume()
+            for epoch in progress.epochs(2):
+                for _ in progress.steps(range(3)):
+                    optimizer.zero_grad()
+                    net(torch.ones(1, 1)).square().sum().backward()
+                    optimizer.step()
+                    checkpoints.step()
+                    if (epoch, progress.step) == stop:
+                        checkpoints.close()
+                        return None
+                if epoch == 1:
+                    checkpoints.restore(folder / "CKP-1_1.ckpt")
+                scheduler.step()
+        return [net.weight.item(), net.bias.item(), optimizer.param_groups[0]["lr"]]
+
+    straight = train(tmp_path / "straight")
+    train(tmp_path / "cut", stop=(2, 1))
+    assert train(tmp_path / "cut") == straight
+
+
+def test_a_breakpoint_is_saved_where_the_save_in_flight_fails(tmp_path, monkeypatch):
+    """An exception and a disk that was full for a moment: the last step is there."""
+    loop = Loop(tmp_path, save=None, save_checkpoint_steps=1, async_save=True)
+    real, calls = LocalStorage.create, []
+
+    def refuse_the_third(self, name, *arguments, **settings):
+        calls.append(name)
+        if len(calls) == 3:
+            time.sleep(0.3)  # until the exception is on its way
+            raise SaveError(name, found="planned", expected="nothing", remedy="None.")
+        return real(self, name, *arguments, **settings)
+
+    def train():
+        with loop.manager as checkpoints:
+            for place in checkpoints.start().steps(range(3)):
+                monkeypatch.setattr(LocalStorage, "create", refuse_the_third)
+                loop.optimizer.step()
+                checkpoints.step()
+                if place < 2:
+                    checkpoints.wait()
+            raise Failed
+
+    with pytest.warns(UserWarning, match="was not saved"), pytest.raises(Failed):
+        train()
+    assert (tmp_path / "CKP-1_3_breakpoint.ckpt").exists()
+
+
+def test_a_report_within_a_step_saves_nothing_of_it(tmp_path):
+    """Nor does it take the random state of a step that is not done for that of the last."""
+    loop = Loop(tmp_path, monitor="accuracy")
+    with pytest.raises(Failed), loop.manager as checkpoints:
+        for _ in checkpoints.start().steps(range(5)):
+            if checkpoints.progress.step == 3:
+                expected = torch.get_rng_state()
+            torch.rand(1)
+            loop.optimizer.step()
+            if checkpoints.progress.step == 3:
+                checkpoints.report(accuracy=1.0)
+                assert list(tmp_path.glob("*.ckpt")) == []
+                loop.manager._watch.has_begun = False  # as if the optimizer had not stepped: a breakpoint is saved
+                raise Failed
+            checkpoints.step()
+    (left,) = tmp_path.glob("*_breakpoint.ckpt")
+    assert torch.equal(load_checkpoint(left).state("random")["torch"], expected)
 
 
 def accumulate(folder, every, *, manager_every=1, clears="after"):
@@ -212,7 +309,7 @@ def accumulate(folder, every, *, manager_every=1, clears="after"):
 @pytest.mark.parametrize("clears", ["before", "after", "to zero"])
 def test_gradients_that_are_gathered_are_told_to_be_in_no_checkpoint(tmp_path, clears):
     """Once; a training that went on from there would use less of them."""
-    with pytest.warns(UserWarning, match="gathered for the optimizer's next step") as told:
+    with pytest.warns(UserWarning, match="gradients are gathered over several steps") as told:
         accumulate(tmp_path, 2, clears=clears)
     assert len(told) == 1
 
@@ -239,21 +336,18 @@ def test_gradients_that_come_through_a_critic_are_not_told_of(tmp_path):
             checkpoints.step()
 
 
-def test_gradients_that_a_scaler_passes_over_are_not_gathered():
-    """They are not finite, and nobody uses them."""
+@pytest.mark.parametrize("is_skipped", ["once", "always"])
+def test_a_step_that_is_passed_over_is_not_told_of(tmp_path, is_skipped):
+    """By a `GradScaler`, or because a norm is too large: its gradients are cleared, and nobody uses them."""
     weight = torch.ones(2, requires_grad=True)
     optimizer = torch.optim.SGD([weight], lr=0.1)
-    watch = StepWatch([optimizer])
-    for factor, expected in ((1.0, False), (float("inf"), False), (1.0, True)):
-        optimizer.zero_grad()
-        (weight.sum() * factor).backward()
-        if not watch._left:
-            optimizer.step()
-        assert watch.is_gathering() is expected
-    watch.close()
-    watch.has_begun = False
-    optimizer.step()
-    assert not watch.has_begun
+    with CheckpointManager(tmp_path, optimizer=optimizer) as checkpoints:
+        for place in checkpoints.start().steps(range(6)):
+            optimizer.zero_grad()
+            weight.sum().backward()
+            if is_skipped == "once" and place != 3:
+                optimizer.step()
+            checkpoints.step()
 
 
 def test_a_closed_manager_leaves_no_hook_behind(tmp_path):

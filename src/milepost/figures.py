@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-_ALIKE = 0.8
+_ALIKE = 0.85
 """How much of two names must be the same, from 0 to 1, for one to be taken for the other, written wrongly."""
 
 
@@ -42,7 +43,7 @@ class Figures:
         """
         if self._monitor is None or self._is_told or self._monitor in self._names:
             return None
-        alike = get_close_matches(self._monitor, self._names, 3, _ALIKE)
+        alike = [name for name in get_close_matches(self._monitor, self._names, 3, _ALIKE) if self._is_slip(name)]
         if not alike and not is_over:
             return None
         self._is_told = True
@@ -52,3 +53,8 @@ class Figures:
             + (f", and {others} {'was' if len(alike or self._names) == 1 else 'were'}" if others else "")
             + ": no checkpoint is the best"
         )
+
+    def _is_slip(self, name: str) -> bool:
+        """Whether an alike name is hardly one of two that there are, such as ``accuracy`` and ``val_accuracy``."""
+        first, second = (re.sub(r"[0-9]", "", each) for each in (name, self._monitor or ""))
+        return first != second and name not in (self._monitor or "") and (self._monitor or "") not in name

@@ -254,7 +254,8 @@ class CheckpointManager:
     def restore(self, which: str | os.PathLike[str], *, strict: bool = True) -> tuple[LoadReport, ...]:
         """Load a checkpoint into everything that is trained; where the training stands, and its run, stay as they are.
 
-        The last step is saved before, unless it is: what is loaded is not its state.
+        Where the loops of `progress` have been left, the last step is saved before, unless it is: what is loaded is not
+        its state. Within them, it is undone by what is loaded, and not saved any more.
 
         Args:
             which: The path of a checkpoint, e.g. ``checkpoints.best()``.
@@ -273,10 +274,11 @@ class CheckpointManager:
         self._recorder.saver.wait()  # what is being saved must not be changed
         with open_checkpoint(self._folder(path.parent), path.name) as parameters:
             loads = self._state.prepare(parameters, strict=strict)
-            if self._has_begun_another:
-                self._last_moment = None  # there is nothing of it left
-            elif self._last_moment is not None and self._recorder.is_running:
-                self._save_or_tell(self.progress.up_to_date(self._last_moment), at_once=True)
+            last = self._last_moment
+            if last is not None and not self.progress.waits_for_epoch_end:  # else this is what the epoch makes of it
+                if self._recorder.is_running and self.progress.is_left and not self._has_begun_another:
+                    self._save_or_tell(self.progress.up_to_date(last), at_once=True)
+                self._last_moment = None
             apply(loads)
         return tuple(load.report for load in loads)
 
@@ -304,6 +306,7 @@ class CheckpointManager:
             moment = self.progress.moment(detached(metrics))
         self._last_moment = moment = self._with_random(moment)
         if self._watch is not None:
+            self._tell_gradients(self._watch)
             self._is_between, self._watch.has_begun = not self._watch.has_begun, False
         self._figures.see(moment.metrics)
         if self.interrupted_by is not None:
@@ -336,10 +339,11 @@ class CheckpointManager:
         report = Report(moment.epoch, moment.step, moment.global_step, self._clock.unix_seconds(), values)
         self.progress.history.append(report)
         if self._last_moment is not None:
-            self._last_moment = self._with_random(replace(self._last_moment, history=tuple(self.progress.history)))
+            self._last_moment = self._with_random(replace(moment, history=tuple(self.progress.history)))
         with self._recorder.lock:
             is_saved = self._recorder.report(report)
-            if not is_saved and self._last_moment is not None and not self.progress.waits_for_epoch_end:
+            is_over = self._has_begun_another or self.progress.waits_for_epoch_end
+            if not is_saved and self._last_moment is not None and not is_over:
                 self._last_moment = self._with_random(self.progress.up_to_date(self._last_moment))
                 self._save_if_best(self._last_moment)
 
@@ -407,6 +411,7 @@ class CheckpointManager:
 
         Not where the next one has begun to change the parameters: what there is belongs to neither.
         """
+        self._recorder.saver.wait()  # what is in flight may fail
         if self._last_moment is None or self._recorder.is_begun(self._last_moment):
             return
         step = self._last_moment.global_step
@@ -459,31 +464,31 @@ class CheckpointManager:
     def _save(self, moment: Moment, suffix: str = "", *, at_once: bool = False) -> Path:
         if not self._recorder.is_begun(moment):
             self._last_attempt = self._progress(moment)
-            if not suffix:
-                self._tell_gradients()
+            if self._is_between and self._watch is not None:
+                self._watch.keep_in_mind()
         has_place = moment.global_step == self.progress.global_step and keeps_state(moment.loader)
         return self._recorder.save(moment, suffix, has_place=has_place, at_once=at_once)
 
     @property
     def _has_begun_another(self) -> bool:
         """Whether an optimizer has begun a step since the last that was counted."""
-        return self._last_moment is not None and self._watch is not None and self._watch.has_begun
+        return self._watch is not None and self._watch.has_begun
 
     def _with_random(self, moment: Moment) -> Moment:
         """The moment with its random state, where it may be saved when that is another."""
-        if not self._config.exception_save:
+        is_now = moment.global_step == self.progress.global_step
+        if not self._config.exception_save or (moment.random is not None and not is_now):
             return moment
         return replace(moment, random=random.capture(moment.loader))
 
-    def _tell_gradients(self) -> None:
-        # Of those of a network that another is trained through (a critic's), nobody makes use: there, one has stepped.
-        is_open = self._is_between and not self._is_told_of_gradients
-        if is_open and self._watch is not None and self._watch.is_gathering():
+    def _tell_gradients(self, watch: StepWatch) -> None:
+        if watch.has_gathered and not self._is_told_of_gradients:
             self._is_told_of_gradients = True
             warnings.warn(
-                "gradients that are gathered for the optimizer's next step are in no checkpoint, so a training that "
-                "goes on from this one is another. Call step() of the manager after that of the optimizer only.",
-                stacklevel=2,
+                "gradients are gathered over several steps, and no checkpoint holds them: a training that goes on from "
+                "one between two steps of the optimizer is another. Call step() of the manager after that of the "
+                "optimizer only.",
+                stacklevel=3,
             )
 
     def _end(self) -> BaseException | None:
@@ -574,6 +579,8 @@ class CheckpointManager:
         self._last_attempt = last_save
         self._last_moment = None
         self._recorder.begin(run)
+        self._figures = Figures(self._config.monitor)
+        self._is_between = self._is_told_of_gradients = False
         self._watch = StepWatch(self._state.optimizers())
         weakref.finalize(self, self._watch.close).atexit = False
         _warn_of_other_processes()

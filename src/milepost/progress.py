@@ -156,6 +156,11 @@ class TrainingProgress:
         return self._is_cut
 
     @property
+    def is_left(self) -> bool:
+        """Whether loops were begun here, and all of them have been left."""
+        return self._drawn_from is not None and not self._is_in_epochs and not self._is_in_steps
+
+    @property
     def is_in_tail(self) -> bool:
         """Whether the lines of `epochs` that follow an epoch's last batch have begun, and not come to their end."""
         return self._is_cut and self._is_exhausted and not self._is_body_done
