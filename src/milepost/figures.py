@@ -55,6 +55,6 @@ class Figures:
         )
 
     def _is_slip(self, name: str) -> bool:
-        """Whether an alike name is hardly one of two that there are, such as ``accuracy`` and ``val_accuracy``."""
+        """Whether a name is the monitor's, written wrongly, and not another's, as ``val_accuracy`` is for ``accuracy``."""
         first, second = (re.sub(r"[0-9]", "", each) for each in (name, self._monitor or ""))
         return first != second and name not in (self._monitor or "") and (self._monitor or "") not in name
