@@ -179,7 +179,7 @@ def test_what_is_forgotten_is_named(kind, message):
 
 
 @pytest.mark.parametrize("end", [SystemExit, ZeroDivisionError], ids=["a signal", "an exception"])
-@pytest.mark.filterwarnings("ignore:step 4 is saved within the lines")
+@pytest.mark.filterwarnings("ignore:step 4 is saved within the lines", "ignore:SIGTERM ends the training")
 def test_an_epochs_end_that_was_cut_off_is_done_after_the_resume(tmp_path, end):
     """A breakpoint after an epoch's last batch, but before the body's last lines, leads back to these lines."""
 

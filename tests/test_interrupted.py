@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -127,6 +129,27 @@ def test_the_last_step_is_saved_before_another_is_restored(tmp_path, async_save)
         assert checkpoints.save() == tmp_path / "CKP-4_3.ckpt"
     assert load_checkpoint(tmp_path / "CKP-4_3.ckpt")["weight"].item() == trained
     assert load_checkpoint(tmp_path / "CKP-2_3.ckpt")["weight"].item() == pytest.approx(trained + 6)
+
+
+def test_a_signal_says_what_it_ended_and_where_to_go_on(tmp_path):
+    """A process that ends without a word leaves its user to look for the reason."""
+    loop = Loop(tmp_path, save_on_signal=True)
+
+    def train():
+        with loop.manager as checkpoints:
+            for place in checkpoints.start().steps(range(5)):
+                if place == 1:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                checkpoints.step()
+
+    with (
+        pytest.warns(
+            UserWarning, match="SIGTERM ends the training; newest checkpoint: .*CKP-1_2_breakpoint.ckpt"
+        ) as told,
+        pytest.raises(SystemExit) as caught,
+    ):
+        train()
+    assert (caught.value.code, [each.filename for each in told]) == (128 + signal.SIGTERM, [__file__])
 
 
 def descend(checkpoints, net, optimizer, at, act):

@@ -311,6 +311,8 @@ class CheckpointManager:
         self._figures.see(moment.metrics)
         if self.interrupted_by is not None:
             self.save_breakpoint()
+            text = f"{self.interrupted_by.name} ends the training; newest checkpoint: {self.latest()}"
+            warnings.warn(text, stacklevel=2)
             raise SystemExit(128 + self.interrupted_by)
         self._recorder.surface(self._recorder.take_failure())
         if not self.progress.waits_for_epoch_end:
