@@ -56,5 +56,6 @@ class Figures:
 
     def _is_slip(self, name: str) -> bool:
         """Whether a name is the monitor's, written wrongly, and not that of another (``val_accuracy``, ``top5``)."""
-        first, second = (re.sub(r"[0-9]", "", each) for each in (name, self._monitor or ""))
-        return first != second and name not in (self._monitor or "") and (self._monitor or "") not in name
+        monitor = self._monitor or ""
+        is_numbered = re.sub(r"[0-9]", "", name) == re.sub(r"[0-9]", "", monitor)
+        return not is_numbered and name not in monitor and monitor not in name

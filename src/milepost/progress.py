@@ -136,12 +136,7 @@ class TrainingProgress:
                 yield batch
             self._is_exhausted = True
             if self.step == 0 and was_drawn_from and batches is source:
-                raise TrainingError(
-                    "the data set",
-                    found="an iterator that is used up",
-                    expected="batches anew for every epoch",
-                    remedy="Give a list, a DataLoader, or an object whose __iter__ begins again.",
-                )
+                raise used_up()
         finally:
             self._is_in_steps = False
 
@@ -283,6 +278,16 @@ class TrainingProgress:
                 expected=f"more than the {behind} that were done of this epoch before",
                 remedy="Give the data set, and the batch size, that the training began with.",
             )
+
+
+def used_up() -> TrainingError:
+    """The error for an epoch without a batch, where there were some before."""
+    return TrainingError(
+        "the data set",
+        found="an iterator that is used up",
+        expected="batches anew for every epoch",
+        remedy="Give a list, a DataLoader, or an object whose __iter__ begins again.",
+    )
 
 
 def keeps_state(thing: object) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from milepost.errors import TrainingError
+from milepost.progress import used_up
 from milepost.train.devices import map_leaves
 
 
@@ -34,12 +35,7 @@ def length(dataset: Iterable[Any]) -> int | None:
 def no_batches(dataset: Iterable[Any]) -> TrainingError:
     """The error for an epoch without a batch."""
     if iter(dataset) is dataset:
-        return TrainingError(
-            "the data set",
-            found="an iterator that is used up",
-            expected="batches anew for every epoch",
-            remedy="Give a list, a DataLoader, or an object whose __iter__ begins again.",
-        )
+        return used_up()
     return TrainingError(
         "the data set",
         found="no batch",
